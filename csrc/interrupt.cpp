@@ -29,7 +29,7 @@ bool is_main_thread() {
 
 bool is_pending() {
     if (!is_main_thread()) return false;
-    py::gil_scoped_acquire held;
+    py::gil_scoped_acquire gil;
     Block<> in_use = std::move(workspace); // the running kernel's workspace: a handler may call other kernels
     if (PyErr_CheckSignals() != 0) raised = std::make_exception_ptr(py::error_already_set());
     workspace = std::move(in_use);

@@ -27,7 +27,7 @@ template <class T> void function(int f, py::handle x, py::handle out, int64_t n)
     elementwise().of<ElementwiseOf<T>>().function[f](address<const T>(x), address<T>(out), n);
 }
 
-constexpr int64_t kLeast = 1 << 14; // elements that are worth waking a thread
+constexpr int64_t kMinElements = 1 << 14; // elements that are worth waking a thread
 
 // Calls run(first, count) for each thread's part of n elements.
 template <class Run> void in_parts(int64_t n, Run run) {
@@ -37,7 +37,7 @@ template <class Run> void in_parts(int64_t n, Run run) {
             const int64_t first = n * team.id / team.size;
             run(first, n * (team.id + 1) / team.size - first);
         },
-        [&](int threads) { return threads_for(n, kLeast, threads); });
+        [&](int threads) { return threads_for(n, kMinElements, threads); });
 }
 
 template <class T> void apply(int f, const T* x, T* out, int64_t n) {
@@ -101,10 +101,10 @@ py::object gradient_of_tensor(int f, py::handle from, py::handle along) {
 py::object gate_tensors(py::handle of_y, py::handle of_z) {
     const Dense y(of_y), z(of_z);
     if (!y || !z.goes_with(y)) return py::none();
-    py::object made = y.result();
-    const Dense out(made);
+    py::object output = y.result();
+    const Dense out(output);
     with_float(y.bits(), [&]<class T>() { gate(y.data<const T>(), z.data<const T>(), out.data<T>(), y.count<T>()); });
-    return made;
+    return output;
 }
 
 py::object gate_gradient_of_tensors(py::handle of_y, py::handle of_z, py::handle along) {

@@ -236,13 +236,13 @@ void Solver::search(const List& block, const Vector& g, Vector& d) {
 void Solver::two_metric(const List& block, const Vector& h, const Vector& g, Vector& d) {
     const size_t n = block.size();
     Vector direction(n), model = h;
-    const auto is_held = [&](size_t s) {
+    const auto is_fixed = [&](size_t s) {
         const int32_t c = block[s];
         return (x_[c] < p_.s.lower[c] + kNearBound && g[s] > 0) || (x_[c] > p_.s.upper[c] - kNearBound && g[s] < 0);
     };
     for (size_t s = 0; s < n; ++s)
         for (size_t t = 0; t < n; ++t)
-            if (s != t && (is_held(s) || is_held(t))) model[s * n + t] = 0;
+            if (s != t && (is_fixed(s) || is_fixed(t))) model[s * n + t] = 0;
     for (size_t s = 0; s < n; ++s) {
         if (!(model[s * n + s] > 0)) model[s * n + s] = p_.s.curvature[block[s]];
         direction[s] = -g[s];

@@ -11,7 +11,7 @@ namespace {
 // Entrants of a working set at least; sweeps over one working set, and over its support between two of them, at most
 constexpr int64_t kEntrants = 64, kSweeps = 1000, kSupportSweeps = 50;
 // The accuracy within a working set that rounding permits, as a fraction of the tolerance
-constexpr double kLeast = 0x1p-40, kTiny = 0x1p-1000;
+constexpr double kSmallestShare = 0x1p-40, kTiny = 0x1p-1000;
 // Operations to which the entry of a compressed column, and a column by itself, are equivalent
 constexpr double kScattered = 4, kColumn = 16;
 
@@ -181,17 +181,17 @@ LassoEnd Lasso::solve(double l1, double tolerance, int64_t max_steps, const Team
         List entrants = violators(l1);
         if (entrants.empty() && gap > before / 4) {
             inner /= 8; // the working set is right, but was not solved accurately enough
-            if (inner < kLeast) return {gap, objective, step};
+            if (inner < kSmallestShare) return {gap, objective, step};
         }
         // Nearly the right working set is solved for good, by the slope that led to the present gap.
         is_last_ = step > 1 && 64 * entrants.size() <= support_.size();
-        const double scale = std::max({tolerance, is_last_ ? 0 : 0.1 * gap, kLeast * norm_});
+        const double scale = std::max({tolerance, is_last_ ? 0 : 0.1 * gap, kSmallestShare * norm_});
         double target = inner * slope_for(l1, scale);
         if (entrants.empty() && largest > 0 && std::isfinite(largest))
             target = std::max(target, inner * largest * scale / gap);
         round_ = 0;
         budget_ = 4 * double(step) * refreshed_;
-        last_gap_ = std::max(tolerance, kLeast * norm_);
+        last_gap_ = std::max(tolerance, kSmallestShare * norm_);
         largest = descend(l1, target, inner, step, std::move(entrants));
     }
     refresh(l1);

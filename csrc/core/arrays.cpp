@@ -11,7 +11,7 @@ PyTypeObject *tensor = nullptr, *parameter = nullptr;
 PyObject* is_neg = nullptr; // interned name
 
 void set_error(void*, const char*, const char* message) {
-    py::gil_scoped_acquire held;
+    py::gil_scoped_acquire gil;
     PyErr_SetString(PyExc_RuntimeError, message);
 }
 

@@ -18,8 +18,8 @@ template <class Kernel, class Prepare> void launch(Kernel kernel, Prepare prepar
         prepare(1);
         run_team(1, job, &kernel, stops);
     }
-    constexpr int64_t kKept = 64 << 20; // a larger one is released for others to reuse
-    if (workspace.size() > kKept) workspace = Block();
+    constexpr int64_t kMaxSaved = 64 << 20; // a larger one is released for others to reuse
+    if (workspace.size() > kMaxSaved) workspace = Block();
 }
 
 // Runs kernel(params, team), a function from a table, after prepare has completed params for the number of threads.

@@ -32,8 +32,8 @@ struct Features {
 };
 
 inline const Features& features() {
-    static const Features found;
-    return found;
+    static const Features detected;
+    return detected;
 }
 
 inline bool v3() {

@@ -54,8 +54,8 @@ py::object product_of_tensors(py::handle of_x, py::handle of_w, py::handle of_bi
     const int bits = x.x.bits(), sums = bits == 16 ? 32 : bits;
     if (has_bias && (!bias.read(of_bias.ptr()) || bias.bits() != sums || !bias.is_contiguous())) return py::none();
     const int64_t M = x.rows(), K = x.width(), N = w.rows();
-    py::object made = new_tensor_of_width(x.x, N);
-    const Array y(made.ptr());
+    py::object result = new_tensor_of_width(x.x, N);
+    const Array y(result.ptr());
     with_storage(bits, [&]<class T>() {
         const auto* added = has_bias ? bias.data<const accumulate_t<T>>() : nullptr;
         const Matrix<T> lines{x.x.data<const T>(), K, 1}, columns{w.x.data<const T>(), 1, K};
@@ -63,7 +63,7 @@ py::object product_of_tensors(py::handle of_x, py::handle of_w, py::handle of_bi
         py::gil_scoped_release release;
         run_product<T>(M, N, K, lines, columns, added, to);
     });
-    return made;
+    return result;
 }
 
 // The gradients of x, W and bias, those that are needed, from dy; None as above
@@ -72,11 +72,11 @@ py::object gradients_of_tensors(py::handle of_dy, py::handle of_x, py::handle of
     const Lines dy(of_dy), x(of_x), w(of_w);
     if (!are_alike({&x, &w, &dy})) return py::none();
     const int64_t M = x.rows(), K = x.width(), N = w.rows();
-    py::list made;
+    py::list result;
     with_storage(x.x.bits(), [&]<class T>() {
         const T *from = x.x.data<const T>(), *by = w.x.data<const T>(), *along = dy.x.data<const T>();
         const auto next = [&](py::object tensor) {
-            made.append(tensor);
+            result.append(tensor);
             return Array(tensor.ptr()).data<T>();
         };
         T* dx = need_x ? next(new_tensor(x.x)) : nullptr;
@@ -87,7 +87,7 @@ py::object gradients_of_tensors(py::handle of_dy, py::handle of_x, py::handle of
         if (dw) run_product<T>(N, K, M, {along, 1, N}, {from, K, 1}, nullptr, dw);
         if (db) run_column_sums(along, M, N, db);
     });
-    return made;
+    return result;
 }
 
 template <class T> void define_products(py::module_& m, const std::string& suffix) {

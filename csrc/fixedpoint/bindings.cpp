@@ -25,16 +25,16 @@ template <class Step> void set_step(Step& p, const py::tuple& sizes, const py::t
 
 // Runs a step; sums: numbers in the workspace for each row and chunk
 template <class Step> void run(void (*step)(const Step&, Team), Step& p, int64_t sums) {
-    constexpr int64_t kLeast = 1 << 19; // multiplications
+    constexpr int64_t kMinNumbers = 1 << 19; // multiplications
     p.workspace = static_cast<double*>(workspace.of(sizeof(double) * p.rows * (chunks_of(p.n) + 1) * sums));
     py::gil_scoped_release release;
-    launch(step, p, [&](int threads) { return threads_for(3 * p.rows * p.n * p.m, kLeast, threads); });
+    launch(step, p, [&](int threads) { return threads_for(3 * p.rows * p.n * p.m, kMinNumbers, threads); });
 }
 
-// history: (last_r, last_g, dr, dg, gram, pushed). how: whether type I; whether dr and dg are stored in half as many
+// history: (last_r, last_g, dr, dg, gram, pushed). options: whether type I; whether dr and dg are stored in half as many
 // bits as x. Calls f(p) with the step, whose rows and vectors are missing.
 template <class F>
-auto with_anderson(int bits, const py::tuple& history, double beta, double ridge, py::handle how, F f) {
+auto with_anderson(int bits, const py::tuple& history, double beta, double ridge, py::handle options, F f) {
     auto with = [&]<class T, class H>() {
         AndersonStep<T, H> p;
         p.last_r = address<T>(at(history, 0));
@@ -45,10 +45,10 @@ auto with_anderson(int bits, const py::tuple& history, double beta, double ridge
         p.pushed = address<int64_t>(at(history, 5));
         p.beta = beta;
         p.ridge = ridge;
-        p.type_one = PyTuple_GET_ITEM(how.ptr(), 0) == Py_True;
+        p.type_one = PyTuple_GET_ITEM(options.ptr(), 0) == Py_True;
         return f(p);
     };
-    if (PyTuple_GET_ITEM(how.ptr(), 1) == Py_True)
+    if (PyTuple_GET_ITEM(options.ptr(), 1) == Py_True)
         return bits == 32 ? with.template operator()<float, bf16>() : with.template operator()<double, float>();
     return bits == 32 ? with.template operator()<float, float>() : with.template operator()<double, double>();
 }
@@ -58,8 +58,8 @@ template <class T, class H> void run(AndersonStep<T, H>& p) {
 }
 
 void anderson(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
-              double beta, double ridge, const py::tuple& how) {
-    with_anderson(bits, history, beta, ridge, how, [&]<class T, class H>(AndersonStep<T, H>& p) {
+              double beta, double ridge, const py::tuple& options) {
+    with_anderson(bits, history, beta, ridge, options, [&]<class T, class H>(AndersonStep<T, H>& p) {
         set_step(p, sizes, vectors, restart);
         run(p);
     });
@@ -81,9 +81,10 @@ void broyden(int bits, const py::tuple& sizes, const py::tuple& vectors, const p
     });
 }
 
-// state: (residual, scale, best, best_scale, track), by sample; found: (verdict, is_best), by row. limits: (rtol, atol,
+// state: (residual, scale, best, best_scale, track), by sample; results: (verdict, is_best), by row. limits: (rtol, atol,
 // growth, patience, eps)
-Judge judge_of(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& found, const py::tuple& limits) {
+Judge judge_of(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& results,
+               const py::tuple& limits) {
     Judge p;
     p.rows = rows;
     p.slot = address<const int64_t>(slot);
@@ -92,8 +93,8 @@ Judge judge_of(int64_t rows, py::handle slot, const py::tuple& state, const py::
     p.best = address<double>(at(state, 2));
     p.best_scale = address<double>(at(state, 3));
     p.track = reinterpret_cast<Track*>(address<double>(at(state, 4)));
-    p.verdict = address<Verdict>(at(found, 0));
-    p.is_best = address<uint8_t>(at(found, 1));
+    p.verdict = address<Verdict>(at(results, 0));
+    p.is_best = address<uint8_t>(at(results, 1));
     p.rtol = PyFloat_AsDouble(at(limits, 0));
     p.atol = PyFloat_AsDouble(at(limits, 1));
     p.growth = PyFloat_AsDouble(at(limits, 2));
@@ -102,29 +103,30 @@ Judge judge_of(int64_t rows, py::handle slot, const py::tuple& state, const py::
     return p;
 }
 
-int64_t judge(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& found, const py::tuple& limits) {
-    return judge_rows(judge_of(rows, slot, state, found, limits));
+int64_t judge(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& results,
+              const py::tuple& limits) {
+    return judge_rows(judge_of(rows, slot, state, results, limits));
 }
 
 // Runs a measurement without the GIL; returns the number of verdicts other than go_on.
 template <class T> int64_t run(Measure<T>& p) {
     const int64_t rows = p.judge.rows;
     p.workspace = static_cast<double*>(workspace.of(sizeof(double) * rows * chunks_of(p.n) * 4));
-    constexpr int64_t kLeast = 1 << 17; // numbers
+    constexpr int64_t kMinNumbers = 1 << 17; // numbers
     {
         py::gil_scoped_release release;
         launch(measures().of<MeasureOf<T>>().measure, p,
-               [&](int threads) { return threads_for(rows * p.n, kLeast, threads); });
+               [&](int threads) { return threads_for(rows * p.n, kMinNumbers, threads); });
     }
     return rows - std::count(p.judge.verdict, p.judge.verdict + rows, Verdict::go_on);
 }
 
 // vectors: (slot, x, f, best_x). Returns the number of verdicts other than go_on.
 int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& state,
-                const py::tuple& found, const py::tuple& limits, int norm) {
+                const py::tuple& results, const py::tuple& limits, int norm) {
     return with_float(bits, [&]<class T>() {
         Measure<T> p;
-        p.judge = judge_of(integer(at(sizes, 0)), at(vectors, 0), state, found, limits);
+        p.judge = judge_of(integer(at(sizes, 0)), at(vectors, 0), state, results, limits);
         p.n = integer(at(sizes, 1));
         p.x = address<const T>(at(vectors, 1));
         p.f = address<const T>(at(vectors, 2));
@@ -137,10 +139,10 @@ int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, cons
 // Whether f returned a plain contiguous array of the dtype and shape of x
 bool is_like(const py::object& value, const py::array& x) {
     if (Py_TYPE(value.ptr()) != Py_TYPE(x.ptr())) return false;
-    const auto found = py::reinterpret_borrow<py::array>(value);
+    const auto result = py::reinterpret_borrow<py::array>(value);
     constexpr int kPlain = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    return found.dtype().is(x.dtype()) && (found.flags() & kPlain) == kPlain && found.ndim() == x.ndim() &&
-           std::equal(found.shape(), found.shape() + found.ndim(), x.shape());
+    return result.dtype().is(x.dtype()) && (result.flags() & kPlain) == kPlain && result.ndim() == x.ndim() &&
+           std::equal(result.shape(), result.shape() + result.ndim(), x.shape());
 }
 
 // The residuals of all samples at successive steps, in blocks of many steps: one block that grows would be copied again
@@ -176,13 +178,13 @@ private:
     std::vector<Block<double>> blocks_;
 };
 
-// Evaluates f(x, *args), judges the rows and steps by Anderson's method, until a row has a verdict, `most` steps are
+// Evaluates f(x, *args), judges the rows and steps by Anderson's method, until a row has a verdict, `limit` steps are
 // done, or f returns something else than a plain array: the loop for small problems, on which Python would spend more
-// time than f. judging: (bits, (rows, n), slot, best_x, state, found, limits, norm); stepping: (m, history, beta,
-// ridge, how). Adds the residuals of the previous x to a history; returns x, f(x), the number of verdicts, or None if
+// time than f. judging: (bits, (rows, n), slot, best_x, state, results, limits, norm); stepping: (m, history, beta,
+// ridge, options). Adds the residuals of the previous x to a history; returns x, f(x), the number of verdicts, or None if
 // f(x) has not been read, and the number of steps.
-py::tuple anderson_loop(const py::object& f, py::array x, const py::tuple& args, int64_t most, const py::tuple& judging,
-                        const py::tuple& stepping, History& history) {
+py::tuple anderson_loop(const py::object& f, py::array x, const py::tuple& args, int64_t limit,
+                        const py::tuple& judging, const py::tuple& stepping, History& history) {
     const auto item = [](const py::tuple& t, int i) { return py::reinterpret_borrow<py::object>(at(t, i)); };
     const py::tuple rows_n = item(judging, 1), differences = item(stepping, 1);
     const double beta = PyFloat_AsDouble(at(stepping, 2)), ridge = PyFloat_AsDouble(at(stepping, 3));
@@ -205,7 +207,7 @@ py::tuple anderson_loop(const py::object& f, py::array x, const py::tuple& args,
                 s.x = p.x = static_cast<const T*>(x.data());
                 s.f = p.f = static_cast<const T*>(py::reinterpret_borrow<py::array>(value).data());
                 const int64_t count = run(p);
-                if (count || step == most) return py::make_tuple(x, value, count, step);
+                if (count || step == limit) return py::make_tuple(x, value, count, step);
                 history.append(p.judge.residual);
                 py::array next(dtype, shape);
                 s.next = static_cast<T*>(next.mutable_data());

@@ -30,15 +30,15 @@ template <class T> HopfieldProblem<T> problem_of(const py::tuple& shape, const p
 
 // As many threads as leave each about the multiplications that one start of a team takes
 int useful(const HopfieldShape& q, int64_t passes, int threads) {
-    constexpr double kLeast = 4e5;
+    constexpr double kMinWork = 4e5;
     const double work = double(q.problems()) * double(q.L) * double(q.S) * double(q.D) * double(passes);
-    return int(std::clamp(work / kLeast, 1.0, double(threads)));
+    return int(std::clamp(work / kMinWork, 1.0, double(threads)));
 }
 
-// limits: (whether queries stop, rtol, atol, max_steps). results: (value, converged, steps, residual). kept: (states,
+// limits: (whether queries stop, rtol, atol, max_steps). results: (value, converged, steps, residual). saved: (states,
 // largest, inverse), each None if not requested
 void update(int bits, const py::tuple& shape, const py::tuple& arrays, py::handle state, const py::tuple& limits,
-            const py::tuple& results, const py::tuple& kept) {
+            const py::tuple& results, const py::tuple& saved) {
     with_float(bits, [&]<class T>() {
         HopfieldUpdate<T> p;
         p.problem = problem_of<T>(shape, arrays);
@@ -51,8 +51,8 @@ void update(int bits, const py::tuple& shape, const py::tuple& arrays, py::handl
         p.converged = address<uint8_t>(item(results, 1));
         p.steps = address<int64_t>(item(results, 2));
         p.residual = address<T>(item(results, 3));
-        p.states = address<T>(item(kept, 0));
-        p.softmax = {address<T>(item(kept, 1)), address<T>(item(kept, 2))};
+        p.states = address<T>(item(saved, 0));
+        p.softmax = {address<T>(item(saved, 1)), address<T>(item(saved, 2))};
         py::gil_scoped_release release;
         const HopfieldShape& q = p.problem.shape;
         launch(hopfield_kernels().of<HopfieldTable<T>>().update, p, [&](int threads) {
@@ -68,23 +68,23 @@ void update(int bits, const py::tuple& shape, const py::tuple& arrays, py::handl
     });
 }
 
-// kept: (states, largest, inverse, steps). gradients: the gradient with respect to the last states, overwritten by that
+// saved: (states, largest, inverse, steps). gradients: the gradient with respect to the last states, overwritten by that
 // of the first states, and the gradients of stored and beta
-void gradient(int bits, const py::tuple& shape, const py::tuple& arrays, const py::tuple& kept, int64_t most,
+void gradient(int bits, const py::tuple& shape, const py::tuple& arrays, const py::tuple& saved, int64_t longest,
               const py::tuple& gradients) {
     with_float(bits, [&]<class T>() {
         HopfieldGradient<T> p;
         p.problem = problem_of<T>(shape, arrays);
-        p.states = address<const T>(item(kept, 0));
-        p.softmax = {address<T>(item(kept, 1)), address<T>(item(kept, 2))};
-        p.steps = address<const int64_t>(item(kept, 3));
+        p.states = address<const T>(item(saved, 0));
+        p.softmax = {address<T>(item(saved, 1)), address<T>(item(saved, 2))};
+        p.steps = address<const int64_t>(item(saved, 3));
         p.gradient = address<T>(item(gradients, 0));
         p.dstored = address<T>(item(gradients, 1));
         p.dbeta = address<T>(item(gradients, 2));
         py::gil_scoped_release release;
         const auto& table = hopfield_gradient_kernels().of<HopfieldGradientTable<T>>();
         launch(table.gradient, p, [&](int threads) {
-            threads = useful(p.problem.shape, 3 * std::max<int64_t>(most, 1), threads);
+            threads = useful(p.problem.shape, 3 * std::max<int64_t>(longest, 1), threads);
             p.workspace = workspace.of(table.gradient_workspace(p, threads));
             return threads;
         });

@@ -19,9 +19,9 @@ void prox(int kind, int bits, const py::tuple& shape, double parameter, py::hand
         g.out = address<T>(out);
         if (g.outer * g.size * g.inner == 0) return;
         py::gil_scoped_release release;
-        constexpr int64_t kLeast = 1 << 12; // elements per thread
+        constexpr int64_t kMinNumbers = 1 << 12; // elements per thread
         launch(kernels.run[kind], g, [&](int threads) {
-            const int used = threads_for(g.outer * g.size * g.inner, kLeast, threads);
+            const int used = threads_for(g.outer * g.size * g.inner, kMinNumbers, threads);
             g.bytes = Prox(kind) == Prox::entropy ? 0 : kernels.bytes(g);
             g.workspace = workspace.of(size_t(g.bytes * used));
             return used;

@@ -24,9 +24,9 @@ void transport(int bits, const py::tuple& sizes, const py::tuple& arrays) {
         p.phi = address<T>(at(arrays, 6));
         p.outgoing = address<T>(at(arrays, 7));
         py::gil_scoped_release release;
-        constexpr int64_t kLeast = 1 << 14; // cells times directions
+        constexpr int64_t kMinCells = 1 << 14; // cells times directions
         launch(transports().of<TransportOf<T>>().sweep, p, [&](int threads) {
-            return int(std::min<int64_t>(threads_for(p.batch * p.cells * p.directions, kLeast, threads),
+            return int(std::min<int64_t>(threads_for(p.batch * p.cells * p.directions, kMinCells, threads),
                                          std::max<int64_t>(p.batch, 1)));
         });
     });

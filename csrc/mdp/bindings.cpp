@@ -34,11 +34,11 @@ py::object model(int bits, int64_t states, const py::tuple& arrays) {
 }
 
 py::tuple check(int bits, int64_t states, const py::tuple& arrays, int64_t rows, int64_t entries, double tolerance) {
-    const Checked found = with_process(bits, states, arrays, [&](const auto& p) {
+    const Checked result = with_process(bits, states, arrays, [&](const auto& p) {
         py::gil_scoped_release release;
         return check_process(p, rows, entries, tolerance);
     });
-    return py::make_tuple(int(found.fault), found.row, found.value, found.low, found.high);
+    return py::make_tuple(int(result.fault), result.row, result.value, result.low, result.high);
 }
 
 int64_t predecessors_of(int bits, int64_t states, const py::tuple& arrays, py::handle start, py::handle before) {
@@ -105,21 +105,21 @@ std::unique_ptr<Prioritized<T>> prioritized(const Model<T>& m, py::handle start,
                                             tolerance);
 }
 
-template <class T> std::pair<int64_t, int64_t> run(Prioritized<T>& p, py::handle v, int64_t enough, int64_t most) {
+template <class T> std::pair<int64_t, int64_t> run(Prioritized<T>& p, py::handle v, int64_t enough, int64_t limit) {
     T* values = address<T>(v);
     py::gil_scoped_release release;
-    const Popped all = p.run(values, enough, most);
+    const Popped all = p.run(values, enough, limit);
     return {all.states, all.backups};
 }
 
 // reward: None for the chain's own
 template <class T>
-bool eliminate(Elimination& e, const Model<T>& chain, double discount, py::handle reward, py::handle v, int64_t most) {
+bool eliminate(Elimination& e, const Model<T>& chain, double discount, py::handle reward, py::handle v, int64_t limit) {
     const T* own = address<const T>(reward);
     T* values = address<T>(v);
     py::gil_scoped_release release;
     const Links<T> links = chain.links();
-    return e.solve(links, discount, own ? own : links.reward, values, most);
+    return e.solve(links, discount, own ? own : links.reward, values, limit);
 }
 
 template <class T> int64_t checks(const Loops<T>& loops) {
@@ -202,19 +202,19 @@ py::object loops(const py::list& models, py::handle v, py::handle w, py::handle 
 
 // The bounds on V* from the least and the largest change of a sweep, and the largest |value|
 std::tuple<double, double, double, double> bounds_of(const Accuracy& a, double low, double high, double size) {
-    const Bounds found = a.bounds({low, high}, size);
-    return {found.low, found.high, found.rounding, found.floor};
+    const Bounds result = a.bounds({low, high}, size);
+    return {result.low, result.high, result.rounding, result.floor};
 }
 
 // base (states) float64, reward (rows)
-double correct(int bits, int64_t states, const py::tuple& arrays, double discount, py::handle base, double most,
+double correct(int bits, int64_t states, const py::tuple& arrays, double discount, py::handle base, double limit,
                py::handle reward) {
     const double* values = address<const double>(base);
     void* to = address<void>(reward);
     return with_process(bits, states, arrays, [&]<class T>(Process<T>& p) {
         p.discount = discount;
         py::gil_scoped_release release;
-        return corrections(p, values, T(most), static_cast<T*>(to));
+        return corrections(p, values, T(limit), static_cast<T*>(to));
     });
 }
 

@@ -39,20 +39,21 @@ public:
 private:
     double later(double change, bool is_wide) const;
 
-    double low_, high_;            // discount times the sums
-    double below_, above_;         // 1 - high_ and 1 - low_, to the last bit
-    double reward_, unit_, least_; // unit_: of rounding to float, 0 for double; least_: the smallest positive number
+    double low_, high_;    // discount times the sums
+    double below_, above_; // 1 - high_ and 1 - low_, to the last bit
+    double reward_, unit_,
+        smallest_; // unit_: of rounding to float, 0 for double; smallest_: the smallest positive number
     double entries_;
 };
 
-// Whether only rounding errors remain of a width, after `since` steps without a smaller one
-bool is_rounding(double width, double floor, int64_t since);
+// Whether only rounding errors remain of a width, after `unimproved` steps without a smaller one
+bool is_rounding(double width, double floor, int64_t unimproved);
 
 // The rewards of corrections to given values: V* = base + E*, where E* are the optimal values of the same process with
 // the rewards r + discount P base - base(s). Writes these rewards, computed with about twice the precision of double,
 // and -most in place of smaller ones; returns a bound on the error of the others. base (states) is 0 in terminal
 // states. For |E*| <= most / 4, rows with smaller rewards are never the best of their states, so that E* stays the
 // same.
-template <class T> double corrections(const Process<T>&, const double* base, T most, T* reward);
+template <class T> double corrections(const Process<T>&, const double* base, T limit, T* reward);
 
 } // namespace fastiter::mdp

@@ -10,7 +10,7 @@ namespace fastiter::mdp {
 namespace {
 
 constexpr double kUnit = 0x1p-53;
-constexpr double kLeast = std::numeric_limits<double>::denorm_min();
+constexpr double kSmallest = std::numeric_limits<double>::denorm_min();
 constexpr int64_t kEntries = 1 << 12; // per thread
 
 // high + low, where |low| is at most an ulp of high
@@ -48,12 +48,12 @@ template <class T> Correction correction(const Process<T>& p, const double* base
     all.add(reward);
     const double value = all.high + (all.low + p.discount * sum.low);
     // The parts `low` are rounded, and are of first order themselves; the last sum is rounded twice
-    return {value, 4 * count * count * kUnit * kUnit * size + count * kLeast + 2 * kUnit * std::abs(value)};
+    return {value, 4 * count * count * kUnit * kUnit * size + count * kSmallest + 2 * kUnit * std::abs(value)};
 }
 
 } // namespace
 
-template <class T> double corrections(const Process<T>& p, const double* base, T most, T* reward) {
+template <class T> double corrections(const Process<T>& p, const double* base, T limit, T* reward) {
     constexpr double unit = sizeof(T) == 8 ? 0 : 0x1p-24;
     std::vector<double> errors;
     launch(
@@ -62,9 +62,9 @@ template <class T> double corrections(const Process<T>& p, const double* base, T
             const int64_t last = p.states * (team.id + 1) / team.size;
             for (int64_t s = p.states * team.id / team.size; s < last; ++s)
                 for (int64_t j = p.row[s]; j < p.row[s + 1]; ++j) {
-                    const auto [found, error] = correction(p, base, s, j);
-                    reward[j] = T(std::max(found, -double(most)));
-                    if (found > -double(most)) largest = std::max(largest, error + unit * std::abs(found));
+                    const auto [corrected, error] = correction(p, base, s, j);
+                    reward[j] = T(std::max(corrected, -double(limit)));
+                    if (corrected > -double(limit)) largest = std::max(largest, error + unit * std::abs(corrected));
                 }
             errors[size_t(team.id)] = largest;
         },

@@ -21,7 +21,7 @@ constexpr int64_t kWidth = 8, kWord = 64; // columns in a block, and blocks in a
 constexpr int64_t kPerRow = 20, kPerEntry = 30;
 // The kept order is used as long as elimination takes at most this multiple of the operations that it took at first.
 constexpr int64_t kLoss = 2;
-constexpr int64_t kMostBlocks = 1 << 23; // half a gigabyte
+constexpr int64_t kMaxBlocks = 1 << 23; // half a gigabyte
 
 struct alignas(64) Block8 {
     double x[kWidth];
@@ -69,7 +69,7 @@ public:
             reduce(i, budget);
             const bool is_left = keep(i);
             budget.used += kPerBlock * int64_t(rows_[size_t(i)].end - rows_[size_t(i)].begin);
-            if (!is_left || int64_t(columns_.size()) > kMostBlocks || budget.is_spent() ||
+            if (!is_left || int64_t(columns_.size()) > kMaxBlocks || budget.is_spent() ||
                 has_to_stop(team, budget.used - before))
                 return false;
         }
@@ -235,16 +235,17 @@ template <class T> std::optional<Graph> graph_of(const Links<T>& chain, const Te
 } // namespace
 
 template <class T>
-bool Elimination::solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t most) {
+bool Elimination::solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t allowed) {
     bool is_solved = false;
-    launch([&](Team team) { is_solved = solve(chain, discount, reward, v, most, team); }, [](int) { return 1; },
+    launch([&](Team team) { is_solved = solve(chain, discount, reward, v, allowed, team); }, [](int) { return 1; },
            Stops::on_request);
     return is_solved;
 }
 
 template <class T>
-bool Elimination::solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t most, const Team& team) {
-    if (most <= hopeless_) return false;
+bool Elimination::solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t allowed,
+                        const Team& team) {
+    if (allowed <= hopeless_) return false;
     auto is_solved_within = [&](int64_t limit) {
         Budget budget{limit, 0};
         Reduction<T> reduction(chain, discount, reward, order_);
@@ -253,12 +254,12 @@ bool Elimination::solve(const Links<T>& chain, double discount, const T* reward,
         if (is_reduced) reduction.substitute(v);
         return is_reduced;
     };
-    if (fits(chain) && is_solved_within(std::min(most, kLoss * first_))) return true;
+    if (fits(chain) && is_solved_within(std::min(allowed, kLoss * first_))) return true;
     const int64_t before = operations_;
-    Budget budget{most, kPerEntry * chain.entry[chain.states]};
+    Budget budget{allowed, kPerEntry * chain.entry[chain.states]};
     first_ = 0;
     auto has_failed = [&] {
-        hopeless_ = has_to_stop(team, 0) ? 0 : most;
+        hopeless_ = has_to_stop(team, 0) ? 0 : allowed;
         return false;
     };
     if (budget.is_spent()) return has_failed();
@@ -268,7 +269,7 @@ bool Elimination::solve(const Links<T>& chain, double discount, const T* reward,
     for (int64_t s = 0; s < chain.states; ++s) is_included_[size_t(s)] = chain.entry[s + 1] > chain.entry[s];
     order_ = elimination_order(std::move(*graph), is_included_, budget, team);
     operations_ += budget.used;
-    if (has_to_stop(team, 0) || budget.is_spent() || !is_solved_within(most)) return has_failed();
+    if (has_to_stop(team, 0) || budget.is_spent() || !is_solved_within(allowed)) return has_failed();
     first_ = operations_ - before - budget.used;
     hopeless_ = 0;
     return true;

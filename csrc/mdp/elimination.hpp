@@ -18,8 +18,8 @@ constexpr int64_t kPerBlock = 4; // operations of reducing eight columns of a ro
 
 // A number of operations that must not be exceeded: those made, and those to which an order of elimination will lead
 struct Budget {
-    int64_t most = 0, used = 0, ahead = 0;
-    bool is_spent() const { return used + ahead > most; }
+    int64_t limit = 0, used = 0, ahead = 0;
+    bool is_spent() const { return used + ahead > limit; }
 };
 
 // A graph of states without loops, in which j is adjacent to i if either leads to the other: start (states + 1)
@@ -36,15 +36,15 @@ std::vector<int32_t> elimination_order(Graph graph, const std::vector<uint8_t>& 
 // Solves (1 - discount P) v = r.
 class Elimination {
 public:
-    // Sets v (states), and returns true; or returns false if this would take more than `most` operations. The order of
+    // Sets v (states), and returns true; or returns false if this would take more than `limit` operations. The order of
     // elimination is kept for the next chain, as long as it suits it about as well.
-    template <class T> bool solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t most);
+    template <class T> bool solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t limit);
     // Operations, about a nanosecond each, of all calls
     int64_t operations() const { return operations_; }
 
 private:
     template <class T>
-    bool solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t most, const Team& team);
+    bool solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t limit, const Team& team);
     template <class T> bool fits(const Links<T>& chain) const;
 
     int64_t operations_ = 0;

@@ -10,7 +10,7 @@ namespace {
 // States with more neighbours than this multiple of the square root of the number of states, as the state in which all
 // others restart, come last: each would otherwise be visited whenever one of its neighbours is eliminated.
 constexpr double kHub = 10;
-constexpr int64_t kLeastHub = 16;
+constexpr int64_t kMinHub = 16;
 // Operations of eliminating a state, and of visiting an item of a list
 constexpr int64_t kPerState = 100, kPerItem = 2;
 
@@ -20,7 +20,7 @@ public:
         : n_(int64_t(is_included.size())), start_(std::move(graph.start)), list_(std::move(graph.adjacent)),
           budget_(budget), elements_(size_t(n_)), variables_(size_t(n_)), first_(size_t(n_)), size_(size_t(n_)),
           degree_(size_t(n_)), before_(size_t(n_), -1), after_(size_t(n_), -1), head_(size_t(n_ + 1), -1),
-          parent_(size_t(n_), -1), joined_(size_t(n_), -1), outside_(size_t(n_)), seen_(size_t(n_), -1),
+          parent_(size_t(n_), -1), joined_(size_t(n_), -1), outside_(size_t(n_)), visited_(size_t(n_), -1),
           mark_(size_t(n_), -1), is_in_(is_included) {
         find_hubs();
         for (int64_t i = 0; i < n_; ++i)
@@ -40,8 +40,8 @@ public:
             // Later states seldom have lower degrees, until few are left.
             const int64_t degree = degree_[size_t(p)];
             if (budget_.used + budget_.ahead + std::max<int64_t>(remaining_ - degree, 0) * cost(degree) >
-                budget_.most) {
-                budget_.ahead = budget_.most + 1;
+                budget_.limit) {
+                budget_.ahead = budget_.limit + 1;
                 return false;
             }
             eliminate(p);
@@ -82,9 +82,9 @@ public:
 
 private:
     void find_hubs() {
-        const int64_t least = std::max(kLeastHub, int64_t(kHub * std::sqrt(double(n_))));
+        const int64_t minimum = std::max(kMinHub, int64_t(kHub * std::sqrt(double(n_))));
         for (int64_t i = 0; i < n_; ++i)
-            if (is_in_[size_t(i)] && start_[size_t(i + 1)] - start_[size_t(i)] > least) hubs_.push_back(int32_t(i));
+            if (is_in_[size_t(i)] && start_[size_t(i + 1)] - start_[size_t(i)] > minimum) hubs_.push_back(int32_t(i));
         for (int32_t i : hubs_) is_in_[size_t(i)] = 0;
     }
 
@@ -102,7 +102,7 @@ private:
         after_[size_t(i)] = next;
         if (next >= 0) before_[size_t(next)] = i;
         head_[size_t(d)] = i;
-        least_ = std::min(least_, d);
+        lowest_ = std::min(lowest_, d);
     }
 
     void remove(int32_t i) {
@@ -115,8 +115,8 @@ private:
     }
 
     int32_t pop() {
-        while (head_[size_t(least_)] < 0) ++least_;
-        const int32_t p = head_[size_t(least_)];
+        while (head_[size_t(lowest_)] < 0) ++lowest_;
+        const int32_t p = head_[size_t(lowest_)];
         remove(p);
         return p;
     }
@@ -194,8 +194,8 @@ private:
         for (int64_t k = begin; k < begin + elements_[size_t(i)]; ++k) {
             const int32_t e = list_[size_t(k)];
             if (size_[size_t(e)] < 0) continue;
-            if (seen_[size_t(e)] != p) {
-                seen_[size_t(e)] = p;
+            if (visited_[size_t(e)] != p) {
+                visited_[size_t(e)] = p;
                 outside_[size_t(e)] = size_[size_t(e)];
             }
             --outside_[size_t(e)];
@@ -208,7 +208,7 @@ private:
         const int64_t begin = start_[size_t(i)], middle = begin + elements_[size_t(i)];
         const int64_t end = middle + variables_[size_t(i)];
         int64_t beyond = 0;
-        kept_.clear();
+        rest_.clear();
         for (int64_t k = begin; k < middle; ++k) {
             const int32_t e = list_[size_t(k)];
             if (size_[size_t(e)] < 0) continue;
@@ -217,18 +217,18 @@ private:
                 continue;
             }
             beyond += outside_[size_t(e)];
-            kept_.push_back(e);
+            rest_.push_back(e);
         }
-        kept_.push_back(p);
-        const size_t elements = kept_.size();
+        rest_.push_back(p);
+        const size_t elements = rest_.size();
         for (int64_t k = middle; k < end; ++k) {
             const int32_t j = list_[size_t(k)];
-            if (is_in_[size_t(j)] && mark_[size_t(j)] != p) kept_.push_back(j);
+            if (is_in_[size_t(j)] && mark_[size_t(j)] != p) rest_.push_back(j);
         }
         budget_.used += kPerItem * (end - begin);
-        const size_t variables = kept_.size() - elements;
+        const size_t variables = rest_.size() - elements;
         if (elements == 1 && variables == 0) return false;
-        std::copy(kept_.begin(), kept_.end(), list_.begin() + begin);
+        std::copy(rest_.begin(), rest_.end(), list_.begin() + begin);
         elements_[size_t(i)] = int32_t(elements);
         variables_[size_t(i)] = int32_t(variables);
         const int64_t sum = int64_t(variables) + size - 1 + beyond;
@@ -243,10 +243,10 @@ private:
     std::vector<int32_t> elements_, variables_; // their numbers
     std::vector<int64_t> first_;                // the clique of an element in pool_
     std::vector<int32_t> size_;                 // the size of the clique, -1 if it is absorbed
-    std::vector<int32_t> degree_, before_, after_, head_, parent_, joined_, outside_, seen_, mark_;
+    std::vector<int32_t> degree_, before_, after_, head_, parent_, joined_, outside_, visited_, mark_;
     std::vector<uint8_t> is_in_;
-    std::vector<int32_t> pool_, pivots_, hubs_, kept_;
-    int32_t least_ = 0;
+    std::vector<int32_t> pool_, pivots_, hubs_, rest_;
+    int32_t lowest_ = 0;
 };
 
 } // namespace

@@ -11,7 +11,7 @@
 namespace fastiter::mdp {
 namespace {
 
-constexpr int64_t kLeast = 1 << 14; // entries per thread
+constexpr int64_t kMinEntries = 1 << 14; // entries per thread
 
 // Applies T `count` times to a range of states; `meet` is called between two applications.
 template <class T, class F>
@@ -61,7 +61,7 @@ template <class T> Span Model<T>::backup(Vectors<T> x, int64_t count, double dis
             spans[size_t(team.id)] = repeated(p, x, count, first, last, meet);
         },
         [&](int threads) {
-            const int used = threads_for(p.entry[rows()] + rows(), kLeast, threads);
+            const int used = threads_for(p.entry[rows()] + rows(), kMinEntries, threads);
             spans.assign(size_t(used), {});
             return used;
         });
@@ -88,7 +88,7 @@ template <class T> void Model<T>::action_values(const T* v, T* q, double discoun
     const Process<T> p = with(discount);
     const auto kernel = kernels().of<KernelsOf<T>>().action_values;
     launch([&](Team team) { kernel(p, v, q, rows() * team.id / team.size, rows() * (team.id + 1) / team.size); },
-           [&](int threads) { return threads_for(p.entry[rows()], kLeast, threads); });
+           [&](int threads) { return threads_for(p.entry[rows()], kMinEntries, threads); });
 }
 
 template <class T> std::unique_ptr<Model<T>> Model<T>::chain(const int32_t* action) const {

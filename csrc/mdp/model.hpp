@@ -71,9 +71,9 @@ public:
     Prioritized(const Model<T>&, const int64_t* start, const int32_t* before, double discount, double tolerance);
 
     // Pops states from the heap until at least `enough` backups, of these states and their predecessors, have been
-    // made, but never more than `most`. With fewer than `enough` backups, the heap is empty and |T v - v| <= tolerance
-    // in all states, unless the next state would have exceeded `most`.
-    Popped run(T* v, int64_t enough, int64_t most);
+    // made, but never more than `limit`. With fewer than `enough` backups, the heap is empty and |T v - v| <= tolerance
+    // in all states, unless the next state would have exceeded `limit`.
+    Popped run(T* v, int64_t enough, int64_t limit);
 
 private:
     void begin(const T* v);

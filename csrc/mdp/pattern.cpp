@@ -36,13 +36,13 @@ private:
 
 // Ends: some states are terminal, so that sums of all weights and of those that go on differ.
 template <class T, bool Ends> Checked check_rows(const Process<T>& p, int64_t rows, int64_t entries, double tolerance) {
-    Checked found;
-    found.low = kInfinity;
+    Checked result;
+    result.low = kInfinity;
     auto report = [&](Fault fault, int64_t row, double value) {
-        found.fault = fault;
-        found.row = row;
-        found.value = value;
-        return found;
+        result.fault = fault;
+        result.row = row;
+        result.value = value;
+        return result;
     };
     if (p.entry[0] != 0 || p.entry[rows] != entries) return report(Fault::pointers, 0, 0);
     for (int64_t j = 0; j < rows; ++j) {
@@ -59,11 +59,11 @@ template <class T, bool Ends> Checked check_rows(const Process<T>& p, int64_t ro
         const double sum = all.nearest();
         if (tolerance >= 0 && !(std::abs(sum - 1) <= tolerance)) return report(Fault::sum, j, sum);
         if (!std::isfinite(double(p.reward[j]))) return report(Fault::reward, j, double(p.reward[j]));
-        const ExactSum& kept = Ends ? going : all;
-        found.low = std::min(found.low, kept.below());
-        found.high = std::max(found.high, kept.above());
+        const ExactSum& exact = Ends ? going : all;
+        result.low = std::min(result.low, exact.below());
+        result.high = std::max(result.high, exact.above());
     }
-    return found;
+    return result;
 }
 
 } // namespace
@@ -97,19 +97,19 @@ template <class T> int64_t predecessors(const Process<T>& p, int64_t* start, int
 
 int64_t order_from(int64_t states, const int64_t* start, const int32_t* before, const uint8_t* is_goal,
                    int32_t* order) {
-    std::vector<uint8_t> seen(is_goal, is_goal + states);
+    std::vector<uint8_t> visited(is_goal, is_goal + states);
     int64_t count = 0;
     for (int64_t s = 0; s < states; ++s)
         if (is_goal[s]) order[count++] = int32_t(s);
     for (int64_t i = 0; i < count; ++i)
         for (int64_t k = start[order[i]]; k < start[order[i] + 1]; ++k)
-            if (!seen[size_t(before[k])]) {
-                seen[size_t(before[k])] = 1;
+            if (!visited[size_t(before[k])]) {
+                visited[size_t(before[k])] = 1;
                 order[count++] = before[k];
             }
     int64_t end = count;
     for (int64_t s = 0; s < states; ++s)
-        if (!seen[size_t(s)]) order[end++] = int32_t(s);
+        if (!visited[size_t(s)]) order[end++] = int32_t(s);
     return count;
 }
 

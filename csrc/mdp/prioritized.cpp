@@ -9,7 +9,7 @@ Prioritized<T>::Prioritized(const Model<T>& model, const int64_t* start, const i
                             double tolerance)
     : model_(model), start_(start), before_(before), discount_(discount), tolerance_(tolerance) {}
 
-template <class T> Popped Prioritized<T>::run(T* v, int64_t enough, int64_t most) {
+template <class T> Popped Prioritized<T>::run(T* v, int64_t enough, int64_t limit) {
     if (target_.empty()) begin(v);
     Popped all;
     std::vector<double> targets;
@@ -17,7 +17,7 @@ template <class T> Popped Prioritized<T>::run(T* v, int64_t enough, int64_t most
         const auto [priority, s] = heap_.top();
         const int64_t count = start_[s + 1] - start_[s];
         const bool is_current = priority == priority_[size_t(s)];
-        if (is_current && all.backups + 1 + count > most) break;
+        if (is_current && all.backups + 1 + count > limit) break;
         heap_.pop();
         if (!is_current) continue;
         v[s] = T(target_[size_t(s)]);

@@ -31,8 +31,8 @@ double steps_left(const double* history, int64_t count, double atol) {
 
 double steps_left(const Judgement& judgement, const double* history, int64_t count, double atol) {
     if (count == 0) return kInfinity;
-    const double most = distance(history[count - 1], atol) / judgement.rate;
-    return std::min(steps_left(history, count, atol), most);
+    const double bound = distance(history[count - 1], atol) / judgement.rate;
+    return std::min(steps_left(history, count, atol), bound);
 }
 
 int64_t next_judgement(const Judgement& judgement, const double* history, int64_t count, double atol) {

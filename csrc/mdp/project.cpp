@@ -8,14 +8,14 @@
 namespace fastiter::mdp {
 namespace {
 
-constexpr int64_t kLeast = 1 << 12; // numbers per thread
+constexpr int64_t kMinAtoms = 1 << 12; // numbers per thread
 
 template <class F> void for_lines(int64_t n, int64_t work, F f) {
     launch(
         [&](Team team) {
             for (int64_t i = n * team.id / team.size; i < n * (team.id + 1) / team.size; ++i) f(i);
         },
-        [&](int threads) { return threads_for(n * work, kLeast, threads); });
+        [&](int threads) { return threads_for(n * work, kMinAtoms, threads); });
 }
 
 } // namespace

@@ -8,7 +8,7 @@ namespace fastiter::mdp {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr int64_t kLeast = 1 << 12; // entries per thread
+constexpr int64_t kMinEntries = 1 << 12; // entries per thread
 // Operations per entry, between two polls for a request to stop: of a search with exponentials, and of a sort
 constexpr int64_t kSearch = 1000, kSort = 50;
 
@@ -25,9 +25,9 @@ double mass(const std::vector<Outcome>& outcomes) {
 }
 
 // Moves half the radius from the largest values to the smallest one.
-double worst_l1(const std::vector<Outcome>& outcomes, double radius, double least) {
-    const bool anywhere = least < kInfinity;
-    const double to = anywhere ? least : outcomes.front().value;
+double worst_l1(const std::vector<Outcome>& outcomes, double radius, double lowest) {
+    const bool anywhere = lowest < kInfinity;
+    const double to = anywhere ? lowest : outcomes.front().value;
     double moved = std::min(radius / 2, mass(outcomes) - (anywhere ? 0 : outcomes.front().weight));
     double sum = mean(outcomes) + moved * to;
     for (size_t i = outcomes.size(); i-- > 0 && moved > 0;) {
@@ -52,18 +52,18 @@ double worst_in_intervals(const std::vector<Outcome>& outcomes) {
 // max over b > 0 of -b ln sum p e^(-v / b) - b radius. With x = 1 / b, the maximum is where the divergence of
 // p e^(-x v) / Z from p, which increases with x, equals the radius.
 double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
-    const double least = outcomes.front().value, range = outcomes.back().value - least, all = mass(outcomes);
+    const double lowest = outcomes.front().value, range = outcomes.back().value - lowest, all = mass(outcomes);
     double at_least = 0;
     for (const Outcome& o : outcomes)
-        if (o.value == least) at_least += o.weight;
-    if (range == 0 || radius >= -std::log(at_least / all)) return least * all;
+        if (o.value == lowest) at_least += o.weight;
+    if (range == 0 || radius >= -std::log(at_least / all)) return lowest * all;
     if (radius == 0) return mean(outcomes);
     // Errors of log Z count by 1 / x, so that it has to be accurate near 0 if x is small.
     auto divergence = [&](double x, double& log_z) {
         const bool is_small = x * range < 0.5;
         double sum = 0, first = 0; // Z, or Z - 1 if x is small
         for (const Outcome& o : outcomes) {
-            const double share = o.weight / all, away = o.value - least;
+            const double share = o.weight / all, away = o.value - lowest;
             const double term = is_small ? std::expm1(-x * away) : std::exp(-x * away);
             sum += share * term;
             first += share * (is_small ? 1 + term : term) * away;
@@ -82,7 +82,7 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
         (divergence(middle, log_z) < radius ? low : high) = middle;
     }
     divergence(high, log_z);
-    return all * (least + (-log_z - radius) / high);
+    return all * (lowest + (-log_z - radius) / high);
 }
 
 // max over z of E min(v, z) - sqrt(radius Var min(v, z)). With the k smallest outcomes below z, of mass P, mean m and
@@ -135,7 +135,7 @@ template <class T, class F> Span in_parts(const Process<T>& p, F f) {
             spans[size_t(team.id)] = f(team, p.states * team.id / team.size, p.states * (team.id + 1) / team.size);
         },
         [&](int threads) {
-            const int used = threads_for(p.entry[rows], kLeast, threads);
+            const int used = threads_for(p.entry[rows], kMinEntries, threads);
             spans.assign(size_t(used), {});
             return used;
         },
@@ -220,11 +220,11 @@ void fill_mixture(const std::vector<Curve>& curves, double u, double* mixture) {
 
 } // namespace
 
-double worst(Set set, std::vector<Outcome>& outcomes, double radius, double least) {
+double worst(Set set, std::vector<Outcome>& outcomes, double radius, double lowest) {
     if (outcomes.empty()) return 0;
     switch (set) {
     case Set::l1:
-        return worst_l1(outcomes, radius, least);
+        return worst_l1(outcomes, radius, lowest);
     case Set::interval:
         return worst_in_intervals(outcomes);
     case Set::kl:
@@ -232,13 +232,13 @@ double worst(Set set, std::vector<Outcome>& outcomes, double radius, double leas
     case Set::chi2:
         return worst_chi2(outcomes, radius);
     default:
-        return (1 - radius) * mean(outcomes) + radius * mass(outcomes) * std::min(least, outcomes.front().value);
+        return (1 - radius) * mean(outcomes) + radius * mass(outcomes) * std::min(lowest, outcomes.front().value);
     }
 }
 
 template <class T> Span robust_backup(const Process<T>& p, const RobustBackup<T>& b) {
-    double least = kInfinity;
-    for (int64_t s = 0; b.anywhere && s < p.states; ++s) least = std::min(least, b.sign * double(b.v[s]));
+    double lowest = kInfinity;
+    for (int64_t s = 0; b.anywhere && s < p.states; ++s) lowest = std::min(lowest, b.sign * double(b.v[s]));
     const int64_t each = b.set == Set::kl ? kSearch : kSort;
     return in_parts(p, [&](const Team& team, int64_t first, int64_t last) {
         Span span{kInfinity, -kInfinity};
@@ -250,7 +250,8 @@ template <class T> Span robust_backup(const Process<T>& p, const RobustBackup<T>
             int32_t action = begin == end ? -1 : 0;
             for (int64_t j = begin; j < end; ++j) {
                 gather(p, b, j, outcomes);
-                const double q = double(p.reward[j]) + p.discount * b.sign * worst(b.set, outcomes, b.radius[j], least);
+                const double q =
+                    double(p.reward[j]) + p.discount * b.sign * worst(b.set, outcomes, b.radius[j], lowest);
                 if (q > best) {
                     best = q;
                     action = int32_t(j - begin);

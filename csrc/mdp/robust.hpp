@@ -12,9 +12,9 @@ struct Outcome {
     double value, weight, low, high; // low, high: bounds of the weight, for interval sets
 };
 
-// The smallest sum of q value over all q in the set around the weights; sorts the outcomes. least: the smallest value
+// The smallest sum of q value over all q in the set around the weights; sorts the outcomes. lowest: the smallest value
 // to which mass may move; infinity: that of the outcomes.
-double worst(Set set, std::vector<Outcome>& outcomes, double radius, double least);
+double worst(Set set, std::vector<Outcome>& outcomes, double radius, double lowest);
 
 // sign = -1: the best probabilities instead of the worst. radius (rows); low, high (entries) or null
 template <class T> struct RobustBackup {

@@ -26,18 +26,18 @@ template <class T> void run_newton(ParaForward<T>& p, int64_t* steps) {
     });
     if (!steps) return;
     for (int64_t row = 0; row < p.shape.B; ++row) {
-        int64_t most = 0, given_up = 0;
+        int64_t largest = 0, abandoned = 0;
         for (int64_t w = 0; w < windows; ++w) {
             int32_t gave_up = 0;
             for (int64_t block = 0; block < blocks; ++block) {
                 const int32_t count = counts[size_t((row * blocks + block) * windows + w)];
-                most = std::max<int64_t>(most, count / 2);
+                largest = std::max<int64_t>(largest, count / 2);
                 gave_up |= count & 1;
             }
-            given_up += gave_up;
+            abandoned += gave_up;
         }
-        steps[row] = most;
-        steps[p.shape.B + row] = given_up;
+        steps[row] = largest;
+        steps[p.shape.B + row] = abandoned;
     }
 }
 

@@ -37,13 +37,13 @@ private:
     py::object from_;
 };
 
-constexpr int64_t kLeast = 1 << 15; // elements that are worth waking a thread
+constexpr int64_t kMinElements = 1 << 15; // elements that are worth waking a thread
 
 void read(const Part& from, FixedPoint& p) {
     from.read("to_code", p.to_code);
     from.read("from_code", p.from_code);
-    from.read("least", p.least);
-    from.read("most", p.most);
+    from.read("lowest", p.lowest);
+    from.read("highest", p.highest);
     from.read("low", p.low);
     from.read("high", p.high);
     from.read("width", p.width);
@@ -57,13 +57,13 @@ void read(const Part& from, SmallFloat& s) {
     from.read("mantissa", s.mantissa);
     from.read("min_exponent", s.min_exponent);
     from.read("bits", s.bits);
-    from.read("most", s.most);
+    from.read("largest", s.largest);
     from.read("over", s.over);
     from.read("under", s.under);
     from.read("infinite", s.infinite);
     from.read("minus_infinite", s.minus_infinite);
     from.read("negative", s.negative);
-    from.read("least", s.least);
+    from.read("smallest", s.smallest);
     from.read("is_signed", s.is_signed);
     from.read("has_zero", s.has_zero);
     from.read("negative_zero", s.negative_zero);
@@ -165,8 +165,8 @@ void set_scales(const Format& from, const Scales& scales, QuantJob& job, OneScal
         p.divide = true;
         p.to_code = scales.scale;
         p.from_code = f.codes ? 1 : scales.scale;
-        p.least -= scales.zero_point;
-        p.most -= scales.zero_point;
+        p.lowest -= scales.zero_point;
+        p.highest -= scales.zero_point;
         p.low -= scales.zero_point;
         p.high -= scales.zero_point;
         return;
@@ -199,7 +199,7 @@ py::tuple quantize(const Format& format, const Scales* scales, double nan, bool 
     {
         py::gil_scoped_release release;
         launch(kernels().run, job, [&](int threads) {
-            threads = threads_for(lines * n, kLeast, threads);
+            threads = threads_for(lines * n, kMinElements, threads);
             counts.assign(size_t(threads), {});
             job.counts = counts.data();
             return threads;
@@ -226,7 +226,7 @@ void pack(py::handle codes, int type, int bits, py::handle packed, int64_t lines
     job.unpack = unpack;
     job.is_signed = is_signed;
     py::gil_scoped_release release;
-    launch(kernels().pack, job, [&](int threads) { return threads_for(lines * n, kLeast, threads); });
+    launch(kernels().pack, job, [&](int threads) { return threads_for(lines * n, kMinElements, threads); });
 }
 
 // Returns the sum of the gradient's parts, if requested; it does not depend on the number of threads.
@@ -245,7 +245,7 @@ double gradient(bool in_double, const py::object& limits, bool clip, py::handle 
     py::gil_scoped_release release;
     std::vector<double> sums(sum ? size_t((n + kGradientPart - 1) / kGradientPart) : 0);
     job.sums = sum ? sums.data() : nullptr;
-    launch(kernels().gradient, job, [&](int threads) { return threads_for(n, kLeast, threads); });
+    launch(kernels().gradient, job, [&](int threads) { return threads_for(n, kMinElements, threads); });
     double total = 0;
     for (double part : sums) total += part;
     return total;

@@ -64,11 +64,11 @@ const void* moved(const FixedCodes& x, int64_t by) { return static_cast<const ch
 
 } // namespace
 
-int run_fixed_matmul(const FixedMatmul& given, const FixedBatch& batch, FixedPath only) {
+int run_fixed_matmul(const FixedMatmul& whole, const FixedBatch& batch, FixedPath only) {
     int paths = 0;
-    if (given.M == 0 || given.N == 0) return paths;
+    if (whole.M == 0 || whole.N == 0) return paths;
     for (int64_t i = 0; i < batch.count; ++i) {
-        FixedMatmul g = given;
+        FixedMatmul g = whole;
         g.a.data = moved(g.a, batch.a[i]);
         g.b.data = moved(g.b, batch.b[i]);
         g.out = static_cast<char*>(g.out) + batch.out[i] * g.out_bytes;

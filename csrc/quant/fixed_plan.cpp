@@ -157,11 +157,11 @@ template <class S, class F> void for_lines(const S* data, const Index3& outer, c
 template <class S> uint64_t magnitude(S x) { return x < 0 ? -uint64_t(x) : uint64_t(x); }
 
 template <class S> uint64_t largest(const S* data, const FixedCodes& x) {
-    S least = 0, most = 0;
+    S lowest = 0, highest = 0;
     const bool by_k = x.k.stride[2] == 1;
     for_lines(data, by_k ? x.item : x.k, by_k ? x.k : x.item, [&](const S* from, int64_t count, int64_t step) {
-        S low = least;
-        S high = most;
+        S low = lowest;
+        S high = highest;
         if (step == 1) {
             for (int64_t i = 0; i < count; ++i) {
                 low = std::min(low, from[i]);
@@ -173,10 +173,10 @@ template <class S> uint64_t largest(const S* data, const FixedCodes& x) {
                 high = std::max(high, from[i * step]);
             }
         }
-        least = low;
-        most = high;
+        lowest = low;
+        highest = high;
     });
-    return std::max(magnitude(least), magnitude(most));
+    return std::max(magnitude(lowest), magnitude(highest));
 }
 
 template <class S> uint64_t sum_of_magnitudes(const S* data, const FixedCodes& x, int64_t item) {
@@ -203,8 +203,8 @@ public:
             for (int64_t n = 0; n < (g.start_n ? g.N : 1); ++n) {
                 const int64_t code = g.start[m * g.start_m + n * g.start_n];
                 const bool is_negative = g.acc.is_signed && code < 0;
-                Bound& most = is_negative ? down : up;
-                most = std::max(most, Bound(is_negative ? -uint64_t(code) : uint64_t(code)));
+                Bound& highest = is_negative ? down : up;
+                highest = std::max(highest, Bound(is_negative ? -uint64_t(code) : uint64_t(code)));
             }
         const Bound end = largest_code(g.acc), hi = end - 1;
         const Bound lo = !g.acc.is_signed ? 0 : g.acc.symmetric ? hi : end;
@@ -232,11 +232,11 @@ Safety safe_rows(const FixedMatmul& g, bool* is_safe) {
     // Scanning the codes pays off if each serves many products.
     constexpr int64_t kMany = 16;
     if (g.a.bytes > 4 || g.b.bytes > 4 || g.M < kMany || g.N < kMany || g.K == 0) return Safety::no_row;
-    const Bound most = with_source(g.b, [&](const auto* data) { return largest(data, g.b); });
+    const Bound highest = with_source(g.b, [&](const auto* data) { return largest(data, g.b); });
     int64_t count = 0;
     with_source(g.a, [&](const auto* data) {
         for (int64_t m = 0; m < g.M; ++m) {
-            is_safe[m] = limit.holds(times(sum_of_magnitudes(data, g.a, m), most));
+            is_safe[m] = limit.holds(times(sum_of_magnitudes(data, g.a, m), highest));
             count += is_safe[m];
         }
     });

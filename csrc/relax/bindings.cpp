@@ -106,15 +106,15 @@ std::unique_ptr<RelaxMatrix> kaczmarz_matrix(int numbers, int64_t n, int64_t col
 
 // order 0: red-black or natural order
 std::unique_ptr<RelaxMatrix> relax_stencil(int numbers, int64_t n0, int64_t n1, int64_t n2, py::handle coefficients,
-                                           bool is_constant, py::handle given, bool red_black, bool projections,
+                                           bool is_constant, py::handle mask_address, bool red_black, bool projections,
                                            py::handle order, py::handle rows, py::handle colours) {
     const int64_t grid[3] = {n0, n1, n2};
-    const uint8_t* mask = address<const uint8_t>(given);
-    const StencilOrder how{red_black, projections, address<const int32_t>(order),
-                           clusters_of(n0 * n1 * n2, rows, colours)};
+    const uint8_t* mask = address<const uint8_t>(mask_address);
+    const StencilOrder options{red_black, projections, address<const int32_t>(order),
+                               clusters_of(n0 * n1 * n2, rows, colours)};
     return with_numbers(numbers, [&]<class A, class V>() {
         const V* data = address<const V>(coefficients);
-        return prepared([&] { return prepare_stencil(grid, data, is_constant, mask, how); });
+        return prepared([&] { return prepare_stencil(grid, data, is_constant, mask, options); });
     });
 }
 
@@ -248,9 +248,9 @@ int64_t relax_colour_clusters(int64_t n, py::handle start, py::handle column, in
 
 int64_t relax_check_colours(int64_t n, py::handle start, py::handle column, py::handle colour) {
     const Pattern p = pattern_of(n, start, column);
-    const int32_t* given = address<const int32_t>(colour);
+    const int32_t* mask_address = address<const int32_t>(colour);
     py::gil_scoped_release release;
-    return check_colours(p, given);
+    return check_colours(p, mask_address);
 }
 
 } // namespace

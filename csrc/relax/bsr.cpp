@@ -44,12 +44,12 @@ template <class S> bool invert(S* a, S* inverse, int size) {
         largest = std::max(largest, size_of(a[i]));
         inverse[i] = i % (size + 1) ? S{} : one(S{});
     }
-    const double least = largest * size * std::numeric_limits<double>::epsilon();
+    const double smallest = largest * size * std::numeric_limits<double>::epsilon();
     for (int p = 0; p < size; ++p) {
         int pivot = p;
         for (int i = p + 1; i < size; ++i)
             if (size_of(a[i * size + p]) > size_of(a[pivot * size + p])) pivot = i;
-        if (!(size_of(a[pivot * size + p]) > least)) return false;
+        if (!(size_of(a[pivot * size + p]) > smallest)) return false;
         for (int j = 0; j < size; ++j) {
             std::swap(a[p * size + j], a[pivot * size + j]);
             std::swap(inverse[p * size + j], inverse[pivot * size + j]);

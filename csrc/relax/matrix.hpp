@@ -68,7 +68,7 @@ template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_kaczmarz(const Csr<A>&, int64_t columns, int64_t batch);
 
-// grid (n0, n1, n2), n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); given: 1 where x is fixed, null:
+// grid (n0, n1, n2), n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); fixed: 1 where x is fixed, null:
 // nowhere. order: (points) with its clusters; null: red-black or natural order
 struct StencilOrder {
     bool red_black = false, projections = false; // projections: Kaczmarz, not division by the diagonal
@@ -77,7 +77,7 @@ struct StencilOrder {
 };
 template <class T>
 std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&grid)[3], const T* coefficients, bool is_constant,
-                                             const uint8_t* given, const StencilOrder&);
+                                             const uint8_t* fixed, const StencilOrder&);
 
 #define FASTITER_RELAX_NUMBERS(DO) DO(float, float) DO(float, double) DO(double, double) DO(Complex, Complex)
 

@@ -93,14 +93,14 @@ int64_t check_colours(const Pattern& p, const int32_t* colour) {
 
 void quotient(const Pattern& p, int64_t size, std::vector<int64_t>& start, std::vector<int32_t>& column) {
     const int64_t clusters = (p.n + size - 1) / size;
-    std::vector<int64_t> seen(size_t(clusters), -1);
+    std::vector<int64_t> visited(size_t(clusters), -1);
     start.assign(1, 0);
     column.clear();
     for (int64_t c = 0; c < clusters; ++c) {
         for (int64_t e = p.start[c * size]; e < p.start[std::min(p.n, (c + 1) * size)]; ++e) {
             const int64_t other = p.column[e] / size;
-            if (seen[size_t(other)] == c) continue;
-            seen[size_t(other)] = c;
+            if (visited[size_t(other)] == c) continue;
+            visited[size_t(other)] = c;
             column.push_back(int32_t(other));
         }
         start.push_back(int64_t(column.size()));
@@ -115,36 +115,36 @@ bool is_finite(Complex x) { return std::isfinite(x.re) && std::isfinite(x.im); }
 
 template <class A>
 Fault check_matrix(const Pattern& p, int64_t columns, int64_t entries, const A* value, int64_t* row) {
-    Fault found = p.start[0] != 0 || p.start[p.n] != entries ? Fault::pointers : Fault::none;
+    Fault fault_ = p.start[0] != 0 || p.start[p.n] != entries ? Fault::pointers : Fault::none;
     *row = 0;
-    for (int64_t i = 0; i < p.n && found == Fault::none; ++i)
+    for (int64_t i = 0; i < p.n && fault_ == Fault::none; ++i)
         if (p.start[i] > p.start[i + 1]) {
-            found = Fault::pointers;
+            fault_ = Fault::pointers;
             *row = i;
         }
     auto worse = [&](Fault fault, int64_t i) {
-        if (fault > found) {
-            found = fault;
+        if (fault > fault_) {
+            fault_ = fault;
             *row = i;
         }
     };
-    for (int64_t i = 0; i < p.n && found < Fault::pointers; ++i)
+    for (int64_t i = 0; i < p.n && fault_ < Fault::pointers; ++i)
         for (int64_t e = p.start[i]; e < p.start[i + 1]; ++e) {
             if (p.column[e] < 0 || p.column[e] >= columns) {
                 *row = i;
-                found = Fault::column;
+                fault_ = Fault::column;
             }
-            if (found == Fault::column) break;
+            if (fault_ == Fault::column) break;
             if (e > p.start[i] && p.column[e] <= p.column[e - 1]) worse(Fault::unsorted, i);
         }
-    if (found >= Fault::pointers) return found;
+    if (fault_ >= Fault::pointers) return fault_;
     for (int64_t i = 0; i < p.n; ++i)
         for (int64_t e = p.start[i]; e < p.start[i + 1]; ++e)
             if (!is_finite(value[e])) {
                 *row = i;
                 return Fault::not_finite;
             }
-    return found;
+    return fault_;
 }
 
 template Fault check_matrix(const Pattern&, int64_t, int64_t, const float*, int64_t*);

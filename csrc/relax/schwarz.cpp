@@ -47,9 +47,9 @@ template <int K, class A, class V>
 void relax_lists(const Subdomains<A, V>& m, const V* x, V* y, const V* b, int64_t width, double keep, double omega,
                  bool backward) {
     using S = sum_of<V>;
-    int64_t most = 0;
-    for (int64_t s = 0; s < m.count; ++s) most = std::max(most, m.first[s + 1] - m.first[s]);
-    std::vector<S> residuals(size_t(most * width)), steps(static_cast<size_t>(width));
+    int64_t largest = 0;
+    for (int64_t s = 0; s < m.count; ++s) largest = std::max(largest, m.first[s + 1] - m.first[s]);
+    std::vector<S> residuals(size_t(largest * width)), steps(static_cast<size_t>(width));
     S* residual = residuals.data();
     for (int64_t t = 0; t < m.count; ++t) {
         const int64_t s = backward ? m.count - 1 - t : t, rows = m.first[s + 1] - m.first[s];

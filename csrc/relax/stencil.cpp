@@ -9,7 +9,7 @@ template <> constexpr Complex one<Complex> = {1, 0};
 
 template <class T> class StencilMatrix : public RelaxMatrix {
 public:
-    StencilMatrix(const int64_t (&grid)[3], const T* coefficients, bool is_constant, const uint8_t* given,
+    StencilMatrix(const int64_t (&grid)[3], const T* coefficients, bool is_constant, const uint8_t* fixed,
                   const StencilOrder& order)
         : red_black_(order.red_black), projections_(order.projections), clusters_(order.clusters) {
         const int64_t points = grid[0] * grid[1] * grid[2], count = is_constant ? 1 : points;
@@ -18,14 +18,14 @@ public:
         std::copy(coefficients, coefficients + 7 * count, coefficients_.data());
         std::fill(zeros_.data(), zeros_.data() + grid[2], T{});
         if (order.order) order_.assign(order.order, order.order + points);
-        if (!is_constant || given) inverse_ = Block<T>(points);
+        if (!is_constant || fixed) inverse_ = Block<T>(points);
         for (int64_t i = 0; i < (inverse_.size() ? points : 1); ++i) {
             const T centre = coefficients[is_constant ? 0 : i];
-            const bool is_given = given && given[i];
-            if (is_zero(wide(centre)) && !is_given && !projections_) throw SingularRow(i);
+            const bool is_fixed = fixed && fixed[i];
+            if (is_zero(wide(centre)) && !is_fixed && !projections_) throw SingularRow(i);
             // for projections, only marks the points that are not fixed
             const T inverse = projections_ ? one<T> : T(inverse_of(wide(centre)));
-            if (inverse_.size()) inverse_[i] = is_given ? T{} : inverse;
+            if (inverse_.size()) inverse_[i] = is_fixed ? T{} : inverse;
             if (is_constant) m_.constant_inverse = inverse;
         }
         m_.n0 = grid[0];
@@ -187,8 +187,8 @@ private:
 
 template <class T>
 std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&grid)[3], const T* coefficients, bool is_constant,
-                                             const uint8_t* given, const StencilOrder& order) {
-    return std::make_unique<StencilMatrix<T>>(grid, coefficients, is_constant, given, order);
+                                             const uint8_t* fixed, const StencilOrder& order) {
+    return std::make_unique<StencilMatrix<T>>(grid, coefficients, is_constant, fixed, order);
 }
 
 #define FASTITER_INSTANTIATE(T)                                                                                 \

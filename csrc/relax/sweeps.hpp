@@ -65,12 +65,12 @@ public:
         const int64_t size = m_.n * k, chunks = m_.chunks();
         std::vector<double> parts(size_t(chunks * k));
         Call call{static_cast<V*>(r), static_cast<const V*>(b), nullptr, k, nullptr};
-        call.given = static_cast<const V*>(x);
+        call.input = static_cast<const V*>(x);
         call.norms = parts.data();
         auto prepare = [&](int threads) {
             const int64_t buffers = copies ? 2 + (r != nullptr) : 0;
             V* next = static_cast<V*>(workspace.of(size_t(std::max<int64_t>(1, buffers * size)) * sizeof(V)));
-            call.own_x = copies ? next : const_cast<V*>(call.given);
+            call.own_x = copies ? next : const_cast<V*>(call.input);
             call.own_b = copies ? next + size : const_cast<V*>(call.b);
             call.other = copies && r ? next + 2 * size : call.x;
             return useful(k, threads);
@@ -89,7 +89,7 @@ private:
         int64_t k;
         const Sweeps* sweeps;
         V *own_x = nullptr, *own_b = nullptr, *own_d = nullptr, *other = nullptr;
-        const V* given = nullptr;
+        const V* input = nullptr;
         double* norms = nullptr;
     };
 
@@ -160,7 +160,7 @@ private:
             if (team.size > 1) wait(team.barriers[0], team.size);
         };
         if (is_permuted()) {
-            permute(c.given, c.own_x, c.k, team);
+            permute(c.input, c.own_x, c.k, team);
             permute(c.b, c.own_b, c.k, team);
             meet();
         }

@@ -7,7 +7,7 @@ namespace fastiter::relax {
 namespace {
 
 // Maximum number of steps per eigenvalue; two or three suffice.
-constexpr int kMost = 60;
+constexpr int kMaxSteps = 60;
 
 // The end of the block that begins at `from`: the first off-diagonal element that is 0 to rounding
 int64_t end_of_block(int64_t n, int64_t from, const double* diagonal, const double* off) {
@@ -56,7 +56,7 @@ bool eigenvalues_of_tridiagonal(int64_t n, double* diagonal, double* off, double
     for (int64_t low = 0; low < n; ++low) {
         int64_t high = end_of_block(n, low, diagonal, off);
         for (int step = 0; high != low; ++step) {
-            if (step == kMost) return false;
+            if (step == kMaxSteps) return false;
             ql_step(low, high, diagonal, off, first);
             high = end_of_block(n, low, diagonal, off);
         }

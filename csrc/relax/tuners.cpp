@@ -42,12 +42,12 @@ const std::vector<double>& Tsallis::probabilities(int64_t bin) {
     const size_t arms = weight_.size();
     const double* k = s_.estimate + bin * int64_t(arms);
     const double eta = 2 / std::sqrt(double(s_.rounds[bin] + 1)), total = s_.total[bin];
-    const double scale = total > 0 ? total / double(s_.rounds[bin]) : 1, least = *std::min_element(k, k + arms);
+    const double scale = total > 0 ? total / double(s_.rounds[bin]) : 1, smallest = *std::min_element(k, k + arms);
     double below = 2 / eta; // the smallest k_i minus x
     for (int step = 0; step < kNewtonSteps; ++step) {
         double sum = 0, slope = 0;
         for (size_t i = 0; i < arms; ++i) {
-            const double w = 2 / (eta * ((k[i] - least) / scale + below));
+            const double w = 2 / (eta * ((k[i] - smallest) / scale + below));
             sum += w * w;
             slope += w * w * w;
         }
@@ -57,7 +57,7 @@ const std::vector<double>& Tsallis::probabilities(int64_t bin) {
     }
     double sum = 0;
     for (size_t i = 0; i < arms; ++i) {
-        const double w = 2 / (eta * ((k[i] - least) / scale + below));
+        const double w = 2 / (eta * ((k[i] - smallest) / scale + below));
         weight_[i] = w * w;
         sum += weight_[i];
     }
@@ -114,12 +114,12 @@ const std::vector<double>& Chebyshev::probabilities(double x) {
         probability_[size_t(i)] = predicted(i, f_.data());
         if (probability_[size_t(i)] < probability_[size_t(best)]) best = i;
     }
-    const double eta = s_.rounds[0] > 0 ? rate() : 0, least = probability_[size_t(best)];
+    const double eta = s_.rounds[0] > 0 ? rate() : 0, smallest = probability_[size_t(best)];
     double others = 0;
     for (int64_t i = 0; i < arms_; ++i) {
         if (i == best) continue;
         double& p = probability_[size_t(i)];
-        p = 1 / (double(arms_) + eta * (p - least));
+        p = 1 / (double(arms_) + eta * (p - smallest));
         others += p;
     }
     probability_[size_t(best)] = 1 - others;
@@ -222,12 +222,12 @@ void Chebyshev::fit_in_box(const double* gram, const double* moment) {
         int64_t change = -1;
         if (solve_free(gram, moment)) {
             x_ = z_;
-            double most = 1e-9 * (s_.numbers[1] + 1);
+            double largest = 1e-9 * (s_.numbers[1] + 1);
             for (int64_t i = 0; i < terms_; ++i) {
                 const double pull =
                     side_[size_t(i)] && limit_[size_t(i)] > 0 ? side_[size_t(i)] * gradient(gram, moment, i) : 0;
-                if (pull > most) {
-                    most = pull;
+                if (pull > largest) {
+                    largest = pull;
                     change = i;
                 }
             }

@@ -89,7 +89,7 @@ struct ForwardCall {
         all_steps(states.ptr(), p.states);
         p.saved = steps<accumulate_t<S>>(saved.ptr(), true);
         Checkpoints<S> chunks{every, {}};
-        addresses(checkpoints.ptr(), chunks.kept);
+        addresses(checkpoints.ptr(), chunks.saved);
         py::gil_scoped_release release;
         if (every)
             run_forward_with_checkpoints(p, chunks);
@@ -126,7 +126,7 @@ struct BackwardCall {
         p.db = address<S>(db);
         S* gradient_of_r = address<S>(dr);
         Checkpoints<S> chunks{every, {}};
-        addresses(checkpoints.ptr(), chunks.kept);
+        addresses(checkpoints.ptr(), chunks.saved);
         const Steps<const S> inputs = steps<const S>(wx.ptr(), true);
         const accumulate_t<S>* bias = address<const accumulate_t<S>>(b);
         py::gil_scoped_release release;

@@ -14,7 +14,7 @@ public:
     // (dict, name, tensor, whether it has a version counter, an alias, its size in bytes)
     explicit Watched(const py::handle& x) {
         const py::tuple entry = py::reinterpret_borrow<py::tuple>(x);
-        held_ = entry[0];
+        owner_ = entry[0];
         name_ = entry[1];
         tensor_ = entry[2];
         alias_ = entry[4];
@@ -22,13 +22,13 @@ public:
         words_ = entry[5].cast<int64_t>() / int64_t(sizeof(Word));
         if (counts_) version_ = version();
         address_ = address();
-        look(sample_);
+        sample(sample_);
     }
     bool is_unchanged() const {
-        if (PyDict_GetItemWithError(held_.ptr(), name_.ptr()) != tensor_.ptr()) return false;
+        if (PyDict_GetItemWithError(owner_.ptr(), name_.ptr()) != tensor_.ptr()) return false;
         if ((counts_ && version() != version_) || address() != address_) return false;
         Word now[kSample];
-        look(now);
+        sample(now);
         return std::equal(now, now + kSample, sample_);
     }
 
@@ -46,7 +46,7 @@ private:
     }
     // Samples some of the numbers: fused optimizers, collectives and writes through .data change all numbers without
     // incrementing the version.
-    void look(Word (&out)[kSample]) const {
+    void sample(Word (&out)[kSample]) const {
         std::fill_n(out, kSample, Word(0));
         const char* data = reinterpret_cast<const char*>(address_);
         for (int64_t i = 0; i < kSample && words_ > 0; ++i)
@@ -57,7 +57,7 @@ private:
         return py::reinterpret_steal<py::object>(result);
     }
 
-    py::object held_, name_, tensor_;
+    py::object owner_, name_, tensor_;
     py::object alias_; // keeps the memory alive: new weights never reuse the old address
     bool counts_;      // inference-mode tensors have no version counter
     int64_t version_ = 0, address_ = 0, words_ = 0;
@@ -65,9 +65,9 @@ private:
 };
 
 // Memory of a new tensor; under a mode of torch that makes fake tensors, it has none.
-template <class T> T* memory_of(const py::object& made) {
+template <class T> T* memory_of(const py::object& tensors) {
     Array view;
-    if (!view.read(made.ptr())) throw std::runtime_error("a step needs tensors that have memory, got a fake one");
+    if (!view.read(tensors.ptr())) throw std::runtime_error("a step needs tensors that have memory, got a fake one");
     return view.data<T>();
 }
 
@@ -145,16 +145,16 @@ public:
             from[i] = s.data<const T>();
         }
         io.make(stream_.rows(), stream_.outputs());
-        py::list made;
-        made.append(io.y);
+        py::list tensors;
+        tensors.append(io.y);
         T* to[kMaxStates] = {};
         for (int i = 0; i < states; ++i) {
-            made.append(io.batched ? new_tensor(io.x, {stream_.count(), stream_.rows(), stream_.width()})
-                                   : new_tensor(io.x, {stream_.count(), stream_.width()}));
-            to[i] = memory_of<T>(made[size_t(i) + 1]);
+            tensors.append(io.batched ? new_tensor(io.x, {stream_.count(), stream_.rows(), stream_.width()})
+                                      : new_tensor(io.x, {stream_.count(), stream_.width()}));
+            to[i] = memory_of<T>(tensors[size_t(i) + 1]);
         }
         run([&] { stream_.step_from(from, io.in(), io.row(), io.out, to); });
-        return made;
+        return tensors;
     }
 
     void states(const py::tuple& out) const { stream_.read_states(Places<T>(out).of); }

@@ -137,7 +137,7 @@ template <class S> struct Biases {
 // also the tensors for the backward pass, invisible to the user: all states and the gates.
 template <class S> py::object forward(const Sequence& in, bool reverse, bool all_states, bool save) {
     const int64_t B = in.B, T = in.T, N = in.N, D = in.D, gates = in.gates();
-    const int states = in.cell.states, seen = all_states ? states : 1;
+    const int states = in.cell.states, returned = all_states ? states : 1;
     const Biases<S> b(in);
     Block<S> wx;
     RnnForward<S> p;
@@ -160,11 +160,11 @@ template <class S> py::object forward(const Sequence& in, bool reverse, bool all
     in.point_at_steps(p.states.h, every[0]);
     for (int i = 0; i < states; ++i)
         in.is_layer ? out.add_state(p.last, i, {1, B, in.H()}) : out.add_state(p.last, i, {B, N, D});
-    for (int i = 1; i < seen; ++i) point(p.states, i, every[i] = out.add_steps_of_state(i, {B, T, N, D}));
+    for (int i = 1; i < returned; ++i) point(p.states, i, every[i] = out.add_steps_of_state(i, {B, T, N, D}));
     if (save) own.add(every[0], in.new_h(out));
-    for (int i = 1; i < seen && save; ++i) own.add(every[i], out.add_steps_of_state(i, {B, T, N, D}));
-    for (int i = seen; i < states && save; ++i) out.add_kept_state(p.states, i, {B, T, N, D});
-    if (save && in.cell.saved) point(p.saved, out.add_kept_gates({B, T, in.cell.saved, N, D}));
+    for (int i = 1; i < returned && save; ++i) own.add(every[i], out.add_steps_of_state(i, {B, T, N, D}));
+    for (int i = returned; i < states && save; ++i) out.add_saved_state(p.states, i, {B, T, N, D});
+    if (save && in.cell.saved) point(p.saved, out.add_saved_gates({B, T, in.cell.saved, N, D}));
     {
         py::gil_scoped_release release;
         if (wx.size())
@@ -228,10 +228,10 @@ template <class S> RnnBackward<S> read_by_kernel(const Saved& in, bool reverse) 
     in.first.point_at(p.first);
     if (in.saved.size) point(p.saved, in.saved.view[0]);
     in.point_at_steps(p.states.h, in.h());
-    if (in.dstates.given[0]) in.point_at_steps(p.dstates.h, in.dstates.view[0]);
+    if (in.dstates.present[0]) in.point_at_steps(p.dstates.h, in.dstates.view[0]);
     for (int i = 1; i < in.cell.states; ++i) {
         point(p.states, i, in.states.view[i]);
-        if (in.dstates.given[i]) point(p.dstates, i, in.dstates.view[i]);
+        if (in.dstates.present[i]) point(p.dstates, i, in.dstates.view[i]);
     }
     in.dlast.point_at(p.dlast);
     return p;

@@ -106,9 +106,13 @@ struct Boundaries {
 
     bool begins(int64_t chunk) const { return chunk == (whole.reverse ? last : 0); }
     bool ends(int64_t chunk) const { return chunk == (whole.reverse ? 0 : last); }
-    template <class X> X* entering(X* kept, int64_t chunk) const { return at(kept, whole.reverse ? chunk : chunk - 1); }
-    template <class X> X* leaving(X* kept, int64_t chunk) const { return at(kept, whole.reverse ? chunk - 1 : chunk); }
-    template <class X> X* at(X* kept, int64_t i) const { return kept + i * whole.B * whole.N * whole.D; }
+    template <class X> X* entering(X* saved, int64_t chunk) const {
+        return at(saved, whole.reverse ? chunk : chunk - 1);
+    }
+    template <class X> X* leaving(X* saved, int64_t chunk) const {
+        return at(saved, whole.reverse ? chunk - 1 : chunk);
+    }
+    template <class X> X* at(X* saved, int64_t i) const { return saved + i * whole.B * whole.N * whole.D; }
 };
 
 // Workspace for the recomputed arrays of a chunk: head by head, each head step by step
@@ -151,12 +155,12 @@ template <class S> void run_forward_with_checkpoints(const RnnForward<S>& p, con
         f.wx = part.of(p.wx);
         for_each_state(
             states,
-            [&](auto& all, auto& first, auto& last, auto* kept) {
+            [&](auto& all, auto& first, auto& last, auto* saved) {
                 all = part.of(all);
-                if (!between.begins(chunk)) first = between.entering(kept, chunk);
-                if (!between.ends(chunk)) last = between.leaving(kept, chunk);
+                if (!between.begins(chunk)) first = between.entering(saved, chunk);
+                if (!between.ends(chunk)) last = between.leaving(saved, chunk);
             },
-            f.states, f.first, f.last, chunks.kept);
+            f.states, f.first, f.last, chunks.saved);
         forward(f);
     });
 }
@@ -194,11 +198,11 @@ void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, c
         g.db_rows = p.db ? scratch.db_rows : nullptr;
         for_each_state(
             cell.states,
-            [&](auto& dstates, auto& first, auto* kept) {
+            [&](auto& dstates, auto& first, auto* saved) {
                 dstates = part.of(dstates);
-                if (!between.begins(chunk)) first = between.entering(kept, chunk);
+                if (!between.begins(chunk)) first = between.entering(saved, chunk);
             },
-            g.dstates, g.first, chunks.kept);
+            g.dstates, g.first, chunks.saved);
         if (!between.begins(chunk)) {
             g.dh_before = scratch.carried.h;
             g.dfirst.h = nullptr;

@@ -23,7 +23,7 @@ template <class S> void run_backward(RnnBackward<S> p, S* dr);
 // (chunks - 1, B, N, D) each, and no gates. The backward pass recomputes each chunk, bitwise the same. Not with starts.
 template <class S> struct Checkpoints {
     int64_t every = 0;
-    PerState<S*, accumulate_t<S>*> kept;
+    PerState<S*, accumulate_t<S>*> saved;
 };
 template <class S> void run_forward_with_checkpoints(const RnnForward<S>& p, const Checkpoints<S>& chunks);
 template <class S>

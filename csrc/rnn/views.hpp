@@ -52,7 +52,7 @@ template <class S> S* write_dense(const Array& x, int axis, const S* from, S* to
 // A tensor or None for each state, at most `count`
 struct Views {
     Array view[kMaxStates];
-    bool given[kMaxStates] = {};
+    bool present[kMaxStates] = {};
     int size = 0;
     py::object copies[kMaxStates];
 
@@ -62,8 +62,8 @@ struct Views {
         if (size > count) return false;
         for (int i = 0; i < size; ++i) {
             PyObject* item = PySequence_Fast_GET_ITEM(x, i);
-            given[i] = item != Py_None;
-            if (given[i] && !view[i].read(item)) return false;
+            present[i] = item != Py_None;
+            if (present[i] && !view[i].read(item)) return false;
         }
         return true;
     }
@@ -71,7 +71,7 @@ struct Views {
     template <class F> void make_dense(F is_readable) {
         for (int i = 0; i < kMaxStates; ++i) {
             const Array x = view[i];
-            const int axes = given[i] ? x.ndim() : 0;
+            const int axes = present[i] ? x.ndim() : 0;
             if ((axes != 3 && axes != 4) || x.is_empty() || is_readable(x)) continue;
             copies[i] = axes == 3 ? new_tensor(x, {x.size(0), x.size(1), x.size(2)})
                                   : new_tensor(x, {x.size(0), x.size(1), x.size(2), x.size(3)});
@@ -81,19 +81,19 @@ struct Views {
     }
     bool is_whole(int count) const {
         for (int i = 0; i < count; ++i)
-            if (!given[i]) return false;
+            if (!present[i]) return false;
         return true;
     }
     bool is_whole_or_none(int count) const { return size == 0 || is_whole(count); }
     // Whether each given tensor has the dtype of its state for an h of `bits` bits, and satisfies `fits`
     template <class F> bool all(int bits, F fits) const {
         for (int i = 0; i < kMaxStates; ++i)
-            if (given[i] && !(view[i].bits() == bits_of_state(i, bits) && fits(view[i]))) return false;
+            if (present[i] && !(view[i].bits() == bits_of_state(i, bits) && fits(view[i]))) return false;
         return true;
     }
     template <class H, class Other> void point_at(PerState<H, Other>& out) const {
         for (int i = 0; i < kMaxStates; ++i)
-            if (given[i]) point(out, i, view[i]);
+            if (present[i]) point(out, i, view[i]);
     }
 };
 
@@ -117,19 +117,19 @@ struct Outputs {
                                        : new_tensor(like, shape));
     }
     // The same with heads and then time outermost, for tensors that only kernels read: a step of a head is contiguous.
-    void add_kept_state(auto& out, int state, std::initializer_list<int64_t> shape) {
+    void add_saved_state(auto& out, int state, std::initializer_list<int64_t> shape) {
         point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {2, 1, 0, 3})));
     }
-    Array add_kept_gates(std::initializer_list<int64_t> shape) {
+    Array add_saved_gates(std::initializer_list<int64_t> shape) {
         return view_of(new_tensor(like, shape, computed_bits(like.bits()), {3, 1, 0, 2, 4}));
     }
 
 private:
     bool is_time_major() const { return like.stride(1) > like.stride(0); }
-    Array view_of(py::object made) {
+    Array view_of(py::object tensor) {
         Array view;
-        view.read(made.ptr());
-        all.append(std::move(made));
+        view.read(tensor.ptr());
+        all.append(std::move(tensor));
         return view;
     }
 };

@@ -34,11 +34,11 @@ ScanShape shape_of(const py::tuple& shape, const Array& x) {
 
 // Runs a kernel without the GIL; per_number: operations per number and step
 template <class Params> void launch_scan(void (*kernel)(const Params&, Team), Params& p, int64_t per_number) {
-    constexpr int64_t kLeast = 1 << 15;
+    constexpr int64_t kMinNumbers = 1 << 15;
     const ScanShape& s = p.shape;
     const int64_t numbers = (s.starts ? 1 : s.B) * s.T * s.D * (s.complex ? 2 : 1);
     py::gil_scoped_release release;
-    launch(kernel, p, [&](int threads) { return threads_for(numbers * per_number, kLeast, threads); });
+    launch(kernel, p, [&](int threads) { return threads_for(numbers * per_number, kMinNumbers, threads); });
 }
 
 // The same for a kernel that may need a workspace

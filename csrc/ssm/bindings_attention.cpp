@@ -68,7 +68,7 @@ void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::hand
         p.bonus = address<const T>(in(4));
         p.first = address<const T>(in(5));
         p.gates = gates<T>(gate);
-        if (p.gates.given) p.shape.decay = Decay::scalar;
+        if (p.gates.present) p.shape.decay = Decay::scalar;
         p.o = heads(o);
         p.last = address<T>(last);
         p.states = address<T>(states);
@@ -106,7 +106,7 @@ void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::han
         p.dbonus = address<T>(out(4));
         p.dfirst = address<T>(out(5));
         f.gates = gates<T>(gate);
-        if (f.gates.given) {
+        if (f.gates.present) {
             auto of = [&](int i) { return py::handle(PyTuple_GET_ITEM(of_gates.ptr(), i)); };
             f.shape.decay = Decay::scalar;
             p.dlast_n = address<const T>(of(0));

@@ -9,24 +9,24 @@ namespace fastiter::ssm {
 
 namespace {
 
-constexpr int64_t kMostRows = 8; // with more rows, a product that packs the weights is faster
+constexpr int64_t kMaxRows = 8; // with more rows, a product that packs the weights is faster
 
 thread_local Block<> results; // intermediate results of a step
 
 // A tensor of a layer, or none; every tensor must be dense, contiguous and not float64.
 struct Weights {
     Array x;
-    bool given = false;
+    bool present = false;
 
     bool read(py::handle from, std::initializer_list<int64_t> shape, bool may_lack = false) {
-        given = !from.is_none();
-        if (!given) return may_lack;
+        present = !from.is_none();
+        if (!present) return may_lack;
         return x.read(from.ptr()) && x.bits() <= 32 && x.has_shape(shape) && x.is_contiguous();
     }
-    const void* data() const { return given ? x.data<void>() : nullptr; }
+    const void* data() const { return present ? x.data<void>() : nullptr; }
     // (channel) as an operand of a step, or (head)
     Signal signal(bool of_heads = false) const {
-        if (!given) return {};
+        if (!present) return {};
         return {x.data<void>(), 0, of_heads ? 0 : 1, of_heads ? 1 : 0, storage_of(x)};
     }
 };
@@ -42,7 +42,7 @@ struct Mixer {
         if (!x.read(from.ptr()) || x.ndim() != 3 || x.size(1) != 1 || x.bits() > 32 || x.is_empty()) return false;
         B = x.size(0);
         I = x.size(2);
-        return B <= kMostRows && x.is_contiguous();
+        return B <= kMaxRows && x.is_contiguous();
     }
     // P: rows of the first product, D: channels of the convolution, Y: elements per row before the last product
     bool read_layers(const py::tuple& w, int64_t P, int64_t D, int64_t Y) {
@@ -51,7 +51,7 @@ struct Mixer {
         if (!conv.read(at(2), {D, 1, conv_state.size(2)}) || !conv_bias.read(at(3), {D}, true)) return false;
         if (!out.read(at(4), {I, Y}) || !out_bias.read(at(5), {I}, true)) return false;
         for (const Weights* y : {&in, &in_bias, &out, &out_bias})
-            if (y->given && storage_of(y->x) != storage_of(x)) return false;
+            if (y->present && storage_of(y->x) != storage_of(x)) return false;
         return true;
     }
     bool read_states(py::handle of_conv, py::handle recurrent) {
@@ -93,8 +93,8 @@ void multiply(const Mixer& m, const Weights& w, const Weights& bias, const void*
     p.bias = bias.data();
     p.out = out;
     p.out_row = p.N;
-    constexpr int64_t kLeast = 1 << 18; // weights
-    launch(mixer_kernels().product, p, [&](int threads) { return threads_for(p.N * p.K, kLeast, threads); });
+    constexpr int64_t kMinProducts = 1 << 18; // weights
+    launch(mixer_kernels().product, p, [&](int threads) { return threads_for(p.N * p.K, kMinProducts, threads); });
 }
 
 // The convolution of D channels, with SiLU
@@ -121,8 +121,8 @@ void convolve(const Mixer& m, void* x, int64_t x_row, void* out) {
 void advance(StateUpdate<float>& p) {
     const SelectiveKernels<float>& k = kernels().of<SelectiveKernels<float>>();
     launch(k.state_update, p, [&](int threads) {
-        constexpr int64_t kLeast = 1 << 17; // states
-        threads = threads_for(p.B * p.H * p.P * p.N, kLeast, threads);
+        constexpr int64_t kMinProducts = 1 << 17; // states
+        threads = threads_for(p.B * p.H * p.P * p.N, kMinProducts, threads);
         p.workspace = workspace.of(k.state_update_workspace(p, threads));
         return threads;
     });

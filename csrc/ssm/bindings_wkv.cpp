@@ -40,8 +40,8 @@ int bits_of(const py::tuple& inputs) { return Array(PyTuple_GET_ITEM(inputs.ptr(
 
 // Starting a team takes about as long as this many numbers.
 template <class T> int useful(int threads, const Wkv<T>& p) {
-    constexpr int64_t kLeast = 1 << 12;
-    return threads_for(p.B * p.time * p.D, kLeast, threads);
+    constexpr int64_t kMinNumbers = 1 << 12;
+    return threads_for(p.B * p.time * p.D, kMinNumbers, threads);
 }
 
 void wkv_forward(const py::tuple& inputs, const py::tuple& first, py::handle out, const py::tuple& last,

@@ -106,9 +106,9 @@ INLINE void grid_arrive(uint32* arrived) {
 }
 INLINE void grid_wait(const uint32* arrived, uint32 target) {
     if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
-        uint32 seen;
-        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(arrived) : "memory");
-        while (int32(seen - target) < 0);
+        uint32 value;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(arrived) : "memory");
+        while (int32(value - target) < 0);
     }
     block_barrier();
 }

@@ -18,7 +18,7 @@ struct Gradient {
     // Processes the window whose last step is `last`; synchronises the block twice.
     INLINE void window(int64 last) {
         Cell cell[C];
-        Real before[C][S], flow[C], r[S], jt[S][S];
+        Real before[C][S], dy[C], r[S], jt[S][S];
         Map map = identity();
         for (int n = 0; n < S; ++n) r[n] = carry()[n];
 #pragma unroll
@@ -27,11 +27,11 @@ struct Gradient {
             if (i < 0) continue;
             Real x[G];
             for (int g = 0; g < G; ++g) x[g] = place.is_here ? *place.at(wx, i, g) : Real(0);
-            flow[c] = dh.data && place.is_here ? *place.at(dh, i) : Real(0);
+            dy[c] = dh.data && place.is_here ? *place.at(dh, i) : Real(0);
             load_before(i, before[c]);
             cell[c].begin(x, a, p, before[c]);
             transposed(cell[c], before[c], jt);
-            map.b[0] += flow[c];
+            map.b[0] += dy[c];
             follow(jt, map);
         }
         enter<Add>(map, r, totals, [](Real(&)[S], int) {});
@@ -40,7 +40,7 @@ struct Gradient {
             const int64 i = last - (place.k * C + c);
             if (i < 0) continue;
             Real dx[G], dw[G + P];
-            r[0] += flow[c];
+            r[0] += dy[c];
             cell[c].gradient(a, p, before[c], r, dx, dw);
             for (int g = 0; g < G; ++g)
                 if (place.is_here) *place.at(dwx, i, g) = dx[g];
@@ -86,8 +86,8 @@ struct Gradient {
         for (int g = 0; g < G + P; ++g) {
             Real sum = 0;
             for (int w = 0; w < warps; ++w) sum += of_warp[w * U * (G + P) + g];
-            Real* const to = g < G ? da + (place.row * G + g) * place.shape.width
-                                   : dp + (place.row * P + g - G) * place.shape.width;
+            Real* const to =
+                g < G ? da + (place.row * G + g) * place.shape.width : dp + (place.row * P + g - G) * place.shape.width;
             to[place.unit] = sum;
         }
     }

@@ -21,23 +21,23 @@ KERNEL __launch_bounds__(256, 1)
 // // warp per row
 KERNEL newton_counts(const int32* counts, int64 blocks, int64 windows, int64 rows, int64* steps) {
     const int64 row = blockIdx.x;
-    int64 most = 0, given_up = 0;
+    int64 largest = 0, abandoned = 0;
     for (int64 w = threadIdx.x; w < windows; w += 32) {
         int32 gave_up = 0;
         for (int64 block = 0; block < blocks; ++block) {
             const int32 count = counts[(row * blocks + block) * windows + w];
-            most = max(most, int64(count / 2));
+            largest = max(largest, int64(count / 2));
             gave_up |= count & 1;
         }
-        given_up += gave_up;
+        abandoned += gave_up;
     }
     for (int by = 16; by > 0; by /= 2) {
-        most = max(most, from_lane_xor(most, by));
-        given_up += from_lane_xor(given_up, by);
+        largest = max(largest, from_lane_xor(largest, by));
+        abandoned += from_lane_xor(abandoned, by);
     }
     if (threadIdx.x == 0) {
-        steps[row] = most;
-        steps[rows + row] = given_up;
+        steps[row] = largest;
+        steps[rows + row] = abandoned;
     }
 }
 

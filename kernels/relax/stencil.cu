@@ -14,7 +14,7 @@ struct Grid {
     int32 n1, n2;
     const T* coefficient;       // (7) or (7, points): the point itself, then its neighbours along axes 0, 1 and 2
     const T* inverse;           // (points), for variable coefficients: 1 / the first one, 0 where x is given
-    const unsigned char* given; // (points), for constant coefficients: 1 where x is given; null: nowhere
+    const unsigned char* fixed; // (points), for constant coefficients: 1 where x is given; null: nowhere
     INLINE int64 area() const { return int64(n1) * n2; }
 };
 
@@ -78,7 +78,7 @@ INLINE void relax_point(const Grid& m, const Folded& f, const Column& own, const
     sum = fma(f.factor[2], after, sum);
     sum = add_across<Together>(own, x + index, sum, [&](int q) { return f.factor[q]; });
     if (f.keep != 0) sum = fma(f.keep, now, sum);
-    y[index] = m.given && m.given[index] ? now : sum;
+    y[index] = m.fixed && m.fixed[index] ? now : sum;
 }
 
 // Calls f(column, first plane, last plane, item) for all work of this block; an item is blockDim.x columns of `depth`
@@ -142,7 +142,7 @@ INLINE void jacobi_phase(const Grid& m, const Folded& f, const T* __restrict__ b
                     if (own.has[q]) sum = fma(f.factor[3 + q], across[i][q], sum);
                 if (f.keep != 0) sum = fma(f.keep, now, sum);
                 const int64 index = (plane + i) * own.area + place;
-                if (plane + i < last) y[index] = m.given && m.given[index] ? now : sum;
+                if (plane + i < last) y[index] = m.fixed && m.fixed[index] ? now : sum;
                 before = now;
                 now = after[i];
             }
@@ -171,9 +171,9 @@ INLINE void relax_phases(const Grid& m, const T* b, T* x, T* y, double omega, in
 // The phases [first, last) of a sequence of sweeps
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_stencil_kernel(int64 n0, int32 n1, int32 n2, const T* coefficient, const T* inverse,
-                         const unsigned char* given, const T* b, T* x, T* y, const double* omega, int32 depth,
+                         const unsigned char* fixed, const T* b, T* x, T* y, const double* omega, int32 depth,
                          int32 kind, int64 first, int64 last, uint32* arrived) {
-    const Grid m{n0, n1, n2, coefficient, inverse, given};
+    const Grid m{n0, n1, n2, coefficient, inverse, fixed};
     if (inverse && arrived)
         relax_phases<true, true>(m, b, x, y, *omega, depth, kind, first, last, arrived);
     else if (inverse)
@@ -188,9 +188,9 @@ KERNEL __launch_bounds__(256, RESIDENT)
 // share
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_stencil_residual_kernel(int64 n0, int32 n1, int32 n2, const T* coefficient, const T* inverse,
-                                  const unsigned char* given, const T* b, const T* x, T* r, double* norms,
+                                  const unsigned char* fixed, const T* b, const T* x, T* r, double* norms,
                                   int32 depth) {
-    const Grid m{n0, n1, n2, coefficient, inverse, given};
+    const Grid m{n0, n1, n2, coefficient, inverse, fixed};
     for_columns(m, depth, [&](int64 place, int64 first, int64 last, int64 item) {
         double norm = 0;
         if (place < m.area()) {
@@ -199,7 +199,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
             for (int64 plane = first; plane < last; ++plane) {
                 const int64 index = plane * own.area + place;
                 const T after = plane + 1 < n0 ? x[index + own.area] : T(0);
-                const bool none = inverse ? inverse[index] == 0 : given && given[index];
+                const bool none = inverse ? inverse[index] == 0 : fixed && fixed[index];
                 T sum = inverse ? sum_of<true, false>(m, own, x, b[index], before, after, index)
                                 : sum_of<false, false>(m, own, x, b[index], before, after, index);
                 sum = none ? T(0) : fma(-coefficient[inverse ? index : 0], now, sum);

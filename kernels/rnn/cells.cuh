@@ -206,7 +206,7 @@ struct Stored {
     Real others[3];
     INLINE Real operator[](int k) const { return k == 0 ? Real(to_float(h)) : others[k - 1]; }
 };
-struct Given {
+struct Optional {
     const Element* h;
     const Real* others[3];
     INLINE void read(int k, int64 at, Stored& to) const {
@@ -215,7 +215,7 @@ struct Given {
         else
             to.others[k - 1] = others[k - 1] ? others[k - 1][at] : Real(0);
     }
-    INLINE Given or_else(bool these, const Given& those) const { // member by member, to stay in registers
+    INLINE Optional or_else(bool these, const Optional& those) const { // member by member, to stay in registers
         return {these ? h : those.h,
                 {these ? others[0] : those.others[0], these ? others[1] : those.others[1],
                  these ? others[2] : those.others[2]}};
@@ -272,9 +272,9 @@ struct Forward {
 };
 
 struct Backward {
-    Given first, states;
+    Optional first, states;
     const Real* saved;
-    Given dstates;
+    Optional dstates;
     Element *dwx, *dq;
     Shape shape;
     struct Inputs {
@@ -290,7 +290,7 @@ struct Backward {
         const Place own = shape.place(row, t, n, u);
         const int64 at = shape.at(own);
         const int64 at_before = is_first ? shape.of_row(row, n, u) : shape.at(shape.place(row, t_before, n, u));
-        const Given entering = first.or_else(is_first, states);
+        const Optional entering = first.or_else(is_first, states);
         in.resets = shape.resets(row, t);
         for (int k = 0; k < S; ++k) {
             if (Cell::before >> k & 1) entering.read(k, at_before, in.before);

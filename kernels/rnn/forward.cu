@@ -7,7 +7,7 @@ KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
             SHAPE_ARGUMENTS) {
     const Forward forward{wx, b, {h, {c, n, m}}, saved, SHAPE};
     const Shape& shape = forward.shape;
-    const Given first{h0, {c0, n0, m0}};
+    const Optional first{h0, {c0, n0, m0}};
     const Wanted last{h_last, {c_last, n_last, m_last}};
     Share<G> own;
     own.set_up(shape, first_group, blocks, int(own.pitch(width)));

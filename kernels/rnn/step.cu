@@ -14,24 +14,24 @@ struct Unit {
     INLINE int64 gate(const Shape& shape, int g) const { return ((n * shape.batch + row) * G + g) * shape.width + u; }
 };
 
-// p: products r h' (N, B, G, D); h: states (N, B, D); kept: c, n, m of all units, [S - 1][N B D], in Real. The step is
-// t = step, or since[0] + step in a CUDA graph, which counts steps in memory. t = -1 loads the initial states; t = T
+// p: products r h' (N, B, G, D); h: states (N, B, D); internal: c, n, m of all units, [S - 1][N B D], in Real. The step is
+// t = step, or start[0] + step in a CUDA graph, which counts steps in memory. t = -1 loads the initial states; t = T
 // writes the final states.
-KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Element* h, Real* kept, const Element* h0,
-                    const Real* c0, const Real* n0, const Real* m0, Element* h_last, Real* c_last, Real* n_last,
-                    Real* m_last, Element* h_all, Real* c_all, Real* n_all, Real* m_all, Real* saved,
-                    const int64* since, int64 step, SHAPE_ARGUMENTS) {
+KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Element* h, Real* internal,
+                    const Element* h0, const Real* c0, const Real* n0, const Real* m0, Element* h_last, Real* c_last,
+                    Real* n_last, Real* m_last, Element* h_all, Real* c_all, Real* n_all, Real* m_all, Real* saved,
+                    const int64* start, int64 step, SHAPE_ARGUMENTS) {
     const Forward forward{wx, b, {h_all, {c_all, n_all, m_all}}, saved, SHAPE};
     const Shape& shape = forward.shape;
-    const Given first{h0, {c0, n0, m0}};
+    const Optional first{h0, {c0, n0, m0}};
     const Wanted last{h_last, {c_last, n_last, m_last}};
     const Unit own(shape);
     if (!own.is_here) return;
-    const int64 t = since ? *since + step : step;
+    const int64 t = start ? *start + step : step;
     const int64 size = batch * heads * width, state = shape.of_row(own.row, own.n, own.u);
     Real s[S];
     for (int k = 0; k < S; ++k)
-        s[k] = t < 0 ? first.or_zero(k, state) : k == 0 ? Real(to_float(h[own.at])) : kept[(k - 1) * size + own.at];
+        s[k] = t < 0 ? first.or_zero(k, state) : k == 0 ? Real(to_float(h[own.at])) : internal[(k - 1) * size + own.at];
     if (t >= 0 && t < time) {
         if (t >= shape.length(own.row)) return forward.pad(own.row, t, own.n, own.u);
         Forward::Inputs in;
@@ -48,7 +48,7 @@ KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Eleme
         else if (k == 0)
             h[own.at] = Rounding::of(s[0]);
         else
-            kept[(k - 1) * size + own.at] = s[k];
+            internal[(k - 1) * size + own.at] = s[k];
     }
 }
 
@@ -59,14 +59,14 @@ KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element
                     const Real* m0, const Element* h, const Real* c, const Real* n, const Real* m, const Real* saved,
                     const Element* dh, const Real* dc, const Real* dn, const Real* dm, const Real* dh_last,
                     const Real* dc_last, const Real* dn_last, const Real* dm_last, Element* dwx, Element* dq, Real* dh0,
-                    Real* dc0, Real* dn0, Real* dm0, const int64* since, int64 step, SHAPE_ARGUMENTS) {
+                    Real* dc0, Real* dn0, Real* dm0, const int64* start, int64 step, SHAPE_ARGUMENTS) {
     const Backward backward{{h0, {c0, n0, m0}}, {h, {c, n, m}}, saved, {dh, {dc, dn, dm}}, dwx, dq, SHAPE};
     const Shape& shape = backward.shape;
     const Real* const dlast[] = {dh_last, dc_last, dn_last, dm_last};
     Real* const dfirst[] = {dh0, dc0, dn0, dm0};
     const Unit own(shape);
     if (!own.is_here) return;
-    const int64 t = since ? *since + step : step;
+    const int64 t = start ? *start + step : step;
     const int64 size = batch * heads * width, state = shape.of_row(own.row, own.n, own.u);
     Real now[S], gates[G] = {};
     for (int k = 0; k < S; ++k) now[k] = t >= 0 ? ds[k * size + own.at] : dlast[k] ? dlast[k][state] : Real(0);

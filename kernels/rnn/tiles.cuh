@@ -106,9 +106,10 @@ constexpr int kParts = SPLIT * Product::parts;
 // ---- A block's share of the recurrence: its units, its rows, its part of r, and its copy of the operand vectors -----
 
 template <int OUTS> struct Share {
-    static constexpr int kTiles = OUTS * UNITS / (16 * ROW_WARPS);  // tiles of r per warp, along the rows
-    static constexpr int kHeldTerms = (HELD + kTiles - 1) / kTiles; // tiles of terms that have tiles of r in registers
-    static constexpr int kLine = OUTS * UNITS + 4;                  // + 4: no bank conflicts in column writes
+    static constexpr int kTiles = OUTS * UNITS / (16 * ROW_WARPS); // tiles of r per warp, along the rows
+    static constexpr int kTermsInRegisters =
+        (HELD + kTiles - 1) / kTiles;              // tiles of terms that have tiles of r in registers
+    static constexpr int kLine = OUTS * UNITS + 4; // + 4: no bank conflicts in column writes
     static_assert(kTiles * 16 * ROW_WARPS == OUTS * UNITS, "warps share tiles of 16 rows of r");
     int64 n, unit0, row0;   // the head, the first unit and the first row
     int rows, steps, group; // number of valid rows; steps of the longest one; index of head and row tile
@@ -117,7 +118,7 @@ template <int OUTS> struct Share {
     Real* partial;     // [kParts][kRows][kLine]
     Fragment* rest;    // per warp: [tiles kTiles - HELD][lane]
     Arrival* arrivals; // one for each buffer, if blocks send elements
-    Fragment held[HELD ? HELD : 1];
+    Fragment in_registers[HELD ? HELD : 1];
 
     // The position of a unit's term in the vectors; the parts of a cluster's blocks begin at multiples of 8 bytes.
     static INLINE int term(int g, int64 u, int64 width) { return int(g * pitch(width) + u); }
@@ -174,7 +175,7 @@ template <int OUTS> struct Share {
 #pragma unroll
         for (int i = 0; i < kTiles; ++i) { // tiles of the same rows of r together, for fewer live addresses
 #pragma unroll
-            for (int at = i; at < HELD; at += kTiles) held[at] = fragment(at / kTiles, i);
+            for (int at = i; at < HELD; at += kTiles) in_registers[at] = fragment(at / kTiles, i);
             warp_barrier();
         }
         for (int i = HELD; i < tiles * kTiles; ++i) rest[(i - HELD) * 32 + lane] = fragment(i / kTiles, i % kTiles);
@@ -197,14 +198,14 @@ template <int OUTS> struct Share {
         const Element* const operands = buffer(step);
         Sums sums = {};
 #pragma unroll
-        for (int tile = 0; tile < kHeldTerms; ++tile)
+        for (int tile = 0; tile < kTermsInRegisters; ++tile)
 #pragma unroll
             for (int i = 0; i < kTiles; ++i)
                 add_tile(sums, operands,
-                         tile * kTiles + i < HELD ? held[tile * kTiles + i < HELD ? tile * kTiles + i : 0]
+                         tile * kTiles + i < HELD ? in_registers[tile * kTiles + i < HELD ? tile * kTiles + i : 0]
                                                   : from_shared(tile, i),
                          tile, i);
-        for (int tile = kHeldTerms; tile < tiles; ++tile)
+        for (int tile = kTermsInRegisters; tile < tiles; ++tile)
 #pragma unroll
             for (int i = 0; i < kTiles; ++i) add_tile(sums, operands, from_shared(tile, i), tile, i);
         const int part = split * Product::parts + Product::part(lane);

@@ -7,7 +7,7 @@ namespace fastiter::bcd::FASTITER_LEVEL {
 // Rows of a dense A at a time, so that four columns of A and four classes stay in the first-level cache
 constexpr int64_t kBlockRows = 512;
 // Columns of A at a time, with one class and with several
-constexpr int kColumnsOfOne = 8, kColumnsOfSeveral = kVectorBytes == 64 ? 4 : 2;
+constexpr int kColumnsOfOne = 8, kColumnsTogether = kVectorBytes == 64 ? 4 : 2;
 
 template <class T> FASTITER_INLINE vec<double> wide_up_to(const T* p, int64_t count) {
     if (count >= lanes<double>) return wide(p);
@@ -92,7 +92,7 @@ template <class T> FASTITER_INLINE void dense_product(const Product<T>& p, Team 
             double* z = p.out + c * p.n + i;
             for (int k = 0; k < C; ++k)
                 for (int64_t r = 0; r < rows; ++r) z[k * p.n + r] = 0;
-            by_columns<C == 1 ? kColumnsOfOne : kColumnsOfSeveral>(0, p.m, [&]<int G>(int64_t j) {
+            by_columns<C == 1 ? kColumnsOfOne : kColumnsTogether>(0, p.m, [&]<int G>(int64_t j) {
                 add_columns<T, G, C>(p, p.value + j * p.n + i, rows, p.in + j * p.classes + c, z);
             });
         });
@@ -109,7 +109,7 @@ template <class T> FASTITER_INLINE void dense_transposed(const Product<T>& p, Te
         const int64_t rows = min_of(kBlockRows, p.n - i);
         if (has_to_stop(team, rows * (last - first) * p.classes)) return;
         by_classes(p.classes, [&]<int C>(int64_t c) {
-            by_columns<C == 1 ? kColumnsOfOne : kColumnsOfSeveral>(first, last, [&]<int G>(int64_t j) {
+            by_columns<C == 1 ? kColumnsOfOne : kColumnsTogether>(first, last, [&]<int G>(int64_t j) {
                 dot_columns<T, G, C>(p, p.value + j * p.n + i, rows, p.in + c * p.n + i, p.out + j * p.classes + c);
             });
         });

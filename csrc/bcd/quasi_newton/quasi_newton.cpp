@@ -11,9 +11,9 @@ constexpr int64_t kExponentials = 1 << 13; // leave a thread enough to do
 // A search ends where the slope has fallen to this part of the first one: a small one if products with A cost more than
 // the losses, whose values along a line need none.
 constexpr double kPrecise = 0.01, kAccurate = 0.1, kRough = 0.9;
-constexpr int64_t kSeveralColumns = 32, kManyColumns = 256;
+constexpr int64_t kFewColumns = 32, kManyColumns = 256;
 constexpr double kConstant = 8; // rounding errors of a constant column's mean
-constexpr double kLeastCurvature = 1e-6;
+constexpr double kMinCurvature = 1e-6;
 constexpr int kTrials = 12;
 constexpr double kGrowth = 4, kRounding = 0x1p-40;
 
@@ -96,7 +96,7 @@ bool QuasiNewton::set_scale() {
             const double weight_i = weight[size_t(i)], size = std::abs(u_[size_t(k * p_.n + i)]);
             curvature += weight_i > 0 ? size * std::max(1 - size / weight_i, 0.0) : 0;
         }
-        curvature = std::max(curvature / (total > 0 ? total : 1), kLeastCurvature);
+        curvature = std::max(curvature / (total > 0 ? total : 1), kMinCurvature);
         for (int64_t j = 0; j < p_.m; ++j) {
             const double rounding = p_.has_intercept ? kConstant * a_->epsilon() * p_.mean[j] : 0;
             const double own = squares[size_t(j)], whole = curvature * own + p_.l2;
@@ -158,7 +158,7 @@ double QuasiNewton::turn() {
 // Finds a t at which the slope is small, by Newton's method within an interval with both signs. False: the objective
 // is above that at 0, and nothing has changed.
 bool QuasiNewton::search(double slope, double& t) {
-    const double share = p_.m < kSeveralColumns ? kRough : p_.m < kManyColumns ? kAccurate : kPrecise;
+    const double share = p_.m < kFewColumns ? kRough : p_.m < kManyColumns ? kAccurate : kPrecise;
     const double enough = share * std::abs(slope);
     const double before = objective_ - penalty_;
     double low = 0, high = HUGE_VAL;

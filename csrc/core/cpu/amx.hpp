@@ -143,17 +143,17 @@ FASTITER_INLINE void multiply_vectors(int rows, const TileProduct& p, Ask ask) {
         start_one<NV, FIRST, V>(p);
     const int64_t steps = p.pairs / kTilePairs;
     const int end = rows * (FIRST + V) / NV;
-    int asked = rows * FIRST / NV;
-    const int share = end - asked, from = asked;
+    int prefetched = rows * FIRST / NV;
+    const int share = end - prefetched, from = prefetched;
     for (int64_t i = 0; i < steps; ++i) {
-        for (; (asked - from) * steps < (i + 1) * share; ++asked) ask(asked);
+        for (; (prefetched - from) * steps < (i + 1) * share; ++prefetched) ask(prefetched);
         const bf16 *x = p.x + i * 2 * kTilePairs, *lines = p.panel + (i * kTilePairs * NV + FIRST) * 2 * lanes<float>;
         if constexpr (TWO)
             add_to_two<NV, V>(x, p.x_row, lines);
         else
             add_to_one<NV, V>(x, p.x_row, lines);
     }
-    for (; asked < end; ++asked) ask(asked);
+    for (; prefetched < end; ++prefetched) ask(prefetched);
     if constexpr (TWO)
         store_two<NV, V>(p.out + FIRST);
     else

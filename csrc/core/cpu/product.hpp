@@ -38,8 +38,8 @@ template <class S, class Line> FASTITER_INLINE void store_side_by_side(S* out, L
 
 // Clears the padding rows of a panel after the K rows of r; `width` numbers per row (or per pair of rows).
 template <class S> inline void clear_rest_of_panel(S* panel, int64_t K, int64_t width) {
-    const int64_t given = round_up(K, side_by_side<S>);
-    __builtin_memset(panel + given * width, 0, size_t((panel_depth<S>(K) - given) * width) * sizeof(S));
+    const int64_t depth = round_up(K, side_by_side<S>);
+    __builtin_memset(panel + depth * width, 0, size_t((panel_depth<S>(K) - depth) * width) * sizeof(S));
 }
 
 // Packs rows k and k + 1 of a panel, the second of which may not exist; line(k) is a vector.

@@ -15,12 +15,12 @@ struct Barrier {
 void wait(Barrier& barrier, int size);
 
 // Operations of the calling thread between two readings of the clock: takes milliseconds
-constexpr int64_t kOperationsPerLook = 1 << 24;
+constexpr int64_t kOperationsPerCheck = 1 << 24;
 
 // A request that a team stops before its work is done; its results are then discarded.
 struct Stop {
-    alignas(64) int64_t left = kOperationsPerLook; // used by the calling thread, the only one that polls for requests
-    int64_t next_look = 0;                         // in ns; 0: not known yet
+    alignas(64) int64_t left = kOperationsPerCheck; // used by the calling thread, the only one that polls for requests
+    int64_t next_check = 0;                         // in ns; 0: not known yet
     alignas(64) int32_t is_requested = 0;
 };
 
@@ -42,12 +42,12 @@ inline __attribute__((always_inline)) Range share(int64_t total, const Team& tea
 }
 
 // Checks whether the team has to stop, if enough time has passed since the last check.
-void look_for_stop(const Team& team);
+void check_for_stop(const Team& team);
 
 // Whether the kernel has to return as soon as it can. Each thread calls this now and then with the number of operations
 // (multiplications, or elements read or written) it has done since its last call.
 inline __attribute__((always_inline)) bool has_to_stop(const Team& team, int64_t operations) {
-    if (team.id == 0 && (team.stop->left -= operations) < 0) look_for_stop(team);
+    if (team.id == 0 && (team.stop->left -= operations) < 0) check_for_stop(team);
     return __atomic_load_n(&team.stop->is_requested, __ATOMIC_RELAXED) != 0;
 }
 

@@ -15,7 +15,7 @@
 namespace fastiter {
 namespace {
 
-std::atomic<const OpenMP*> found{nullptr};
+std::atomic<const OpenMP*> loaded{nullptr};
 std::atomic<bool> forgotten{false};
 
 #ifdef __linux__
@@ -62,7 +62,7 @@ unsigned long long count_of_loads() {
 // torch may be imported after us, so the search is repeated whenever a library was loaded since the last one.
 const OpenMP* process_openmp() {
     if (forgotten.load(std::memory_order_relaxed)) return nullptr;
-    if (const OpenMP* known = found.load(std::memory_order_acquire)) return known;
+    if (const OpenMP* known = loaded.load(std::memory_order_acquire)) return known;
     static std::atomic<unsigned long long> searched{0};
     const unsigned long long loads = count_of_loads();
     if (searched.exchange(loads) == loads) return nullptr;
@@ -72,8 +72,8 @@ const OpenMP* process_openmp() {
     static std::mutex mutex;
     std::lock_guard lock(mutex);
     for (const std::string& path : paths)
-        if (!found.load() && load(path.c_str(), entries)) found.store(&entries, std::memory_order_release);
-    return found.load();
+        if (!loaded.load() && load(path.c_str(), entries)) loaded.store(&entries, std::memory_order_release);
+    return loaded.load();
 }
 #else
 const OpenMP* process_openmp() { return nullptr; }

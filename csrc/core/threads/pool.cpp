@@ -40,8 +40,8 @@ bool Pool::run(int threads, Part part) {
 
 void Pool::work(Worker& worker) {
     for (;;) {
-        wait_while(worker.calls, worker.seen);
-        worker.seen += 2;
+        wait_while(worker.calls, worker.handled);
+        worker.handled += 2;
         part_.run(part_.call, worker.id);
     }
 }

@@ -24,7 +24,7 @@ public:
 private:
     struct Worker {
         alignas(64) int32_t calls = 0; // twice the number of calls to join; bit 0: the worker sleeps
-        int32_t seen = 0;
+        int32_t handled = 0;
         int id = 0;
     };
     bool start_workers(int count);

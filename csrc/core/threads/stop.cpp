@@ -21,27 +21,27 @@ void open_barriers(const Team& team) {
 
 } // namespace
 
-void use_stop_requests(StopRequests given) { requests = given; }
+void use_stop_requests(StopRequests requested) { requests = requested; }
 
-void look_for_stop(const Team& team) {
+void check_for_stop(const Team& team) {
     Stop& stop = *team.stop;
-    stop.left = kOperationsPerLook;
+    stop.left = kOperationsPerCheck;
     const int64_t now = wall_clock();
-    if (stop.next_look == 0) stop.next_look = now + kEvery;
-    if (now < stop.next_look || stop.is_requested || !requests.is_pending) return;
+    if (stop.next_check == 0) stop.next_check = now + kEvery;
+    if (now < stop.next_check || stop.is_requested || !requests.is_pending) return;
     const bool is_pending = requests.is_pending();
-    stop.next_look = wall_clock() + kEvery;
+    stop.next_check = wall_clock() + kEvery;
     if (!is_pending) return;
     __atomic_store_n(&stop.is_requested, 1, __ATOMIC_RELEASE);
     open_barriers(team);
 }
 
-LooksWhileWaiting::LooksWhileWaiting(const Team& team) : before_(std::exchange(waiting, &team)) {}
-LooksWhileWaiting::~LooksWhileWaiting() { waiting = before_; }
+ChecksWhileWaiting::ChecksWhileWaiting(const Team& team) : before_(std::exchange(waiting, &team)) {}
+ChecksWhileWaiting::~ChecksWhileWaiting() { waiting = before_; }
 
-bool looks_while_waiting() { return waiting != nullptr; }
-void look_while_waiting() {
-    if (waiting) look_for_stop(*waiting);
+bool checks_while_waiting() { return waiting != nullptr; }
+void check_while_waiting() {
+    if (waiting) check_for_stop(*waiting);
 }
 
 void raise_if_stopped(const Stop& stop) {

@@ -17,18 +17,18 @@ void use_stop_requests(StopRequests requests);
 void answer_signals();
 
 // During its lifetime, the calling thread polls for a request each time that it has slept while waiting for its team.
-class LooksWhileWaiting {
+class ChecksWhileWaiting {
 public:
-    explicit LooksWhileWaiting(const Team& team);
-    ~LooksWhileWaiting();
-    LooksWhileWaiting(const LooksWhileWaiting&) = delete;
-    LooksWhileWaiting& operator=(const LooksWhileWaiting&) = delete;
+    explicit ChecksWhileWaiting(const Team& team);
+    ~ChecksWhileWaiting();
+    ChecksWhileWaiting(const ChecksWhileWaiting&) = delete;
+    ChecksWhileWaiting& operator=(const ChecksWhileWaiting&) = delete;
 
 private:
     const Team* before_; // team of the outer call, if a signal handler made this call within it
 };
-bool looks_while_waiting();
-void look_while_waiting();
+bool checks_while_waiting();
+void check_while_waiting();
 
 // Throws if the team was requested to stop.
 void raise_if_stopped(const Stop& stop);

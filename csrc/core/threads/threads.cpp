@@ -16,7 +16,7 @@ namespace fastiter {
 namespace {
 
 constexpr int64_t kLate = 200'000; // ns; a sleeping thread that is given a core starts sooner
-constexpr int64_t kCallerLooksEvery = 20'000'000;
+constexpr int64_t kCallerChecksEvery = 20'000'000;
 
 // One call of run_team, and its threads' observations of the machine's load
 struct Call {
@@ -35,7 +35,7 @@ struct Call {
 };
 
 void raise(std::atomic<int64_t>& maximum, int64_t value) {
-    for (int64_t seen = maximum.load(); seen < value && !maximum.compare_exchange_weak(seen, value);) continue;
+    for (int64_t current = maximum.load(); current < value && !maximum.compare_exchange_weak(current, value);) continue;
 }
 
 void run_part(void* data, int id) {
@@ -43,14 +43,14 @@ void run_part(void* data, int id) {
     const int64_t late_start = wall_clock() - call.start;
     take_delays();
     const Team team{id, call.threads, call.barriers, call.stop};
-    std::optional<LooksWhileWaiting> looks;
-    if (id == 0 && call.stops == Stops::on_request) looks.emplace(team);
+    std::optional<ChecksWhileWaiting> checks;
+    if (id == 0 && call.stops == Stops::on_request) checks.emplace(team);
     call.job(call.context, team);
     if (call.running.is_slept_on())
-        look_for_delay(kOftenEnough);
+        check_for_delay(kOftenEnough);
     else if (id == 0)
         // no thread sleeps waiting for the caller: when it ends, the others have ended
-        look_for_delay(kCallerLooksEvery);
+        check_for_delay(kCallerChecksEvery);
     if (id == 0) call.running.wait();
     const Delays delays = take_delays();
     if (std::max(late_start, delays.without_core) > kLate) call.late.fetch_add(1, std::memory_order_relaxed);

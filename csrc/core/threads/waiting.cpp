@@ -41,7 +41,7 @@ void sleep_while(int32_t& word, int32_t value) {
         __atomic_compare_exchange_n(&word, &expected, value | 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     const timespec longest{0, kLongestSleep};
     if (is_marked || expected == (value | 1))
-        syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value | 1, looks_while_waiting() ? &longest : nullptr, nullptr,
+        syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value | 1, checks_while_waiting() ? &longest : nullptr, nullptr,
                 0);
 #else
     (void)word;
@@ -68,7 +68,7 @@ int64_t delay_until_now() {
     return delay;
 }
 
-thread_local int64_t delay_seen = delay_until_now(), looked = 0;
+thread_local int64_t last_delay = delay_until_now(), last_check = 0;
 thread_local Delays delays{};
 
 } // namespace
@@ -90,7 +90,7 @@ void wait_while(int32_t& word, int32_t value) {
             if (!is_still(word, value)) return;
     while (is_still(word, value)) {
         sleep_while(word, value);
-        look_while_waiting();
+        check_while_waiting();
     }
     delays.slept += wall_clock() - end;
 }
@@ -102,12 +102,12 @@ void wake_all([[maybe_unused]] int32_t& word) {
 }
 
 // Unequal shares of work make threads sleep on an idle machine too, so the scheduler is queried, but not at every step.
-void look_for_delay(int64_t interval) {
+void check_for_delay(int64_t interval) {
     const int64_t now = wall_clock();
-    if (now - looked < interval) return;
-    const int64_t delay = delay_until_now(), grown = delay - delay_seen;
-    delay_seen = delay;
-    looked = now;
+    if (now - last_check < interval) return;
+    const int64_t delay = delay_until_now(), grown = delay - last_delay;
+    last_delay = delay;
+    last_check = now;
     delays.without_core += grown;
     if (grown > kPatience) __atomic_store_n(&crowded_until, now + kCrowdedFor, __ATOMIC_RELAXED);
 }
@@ -135,7 +135,7 @@ void wait(Barrier& barrier, int size) {
     __atomic_store_n(&barrier.arrived, 0, __ATOMIC_RELAXED);
     if (__atomic_exchange_n(&barrier.phase, phase + 2, __ATOMIC_ACQ_REL) & 1) {
         wake_all(barrier.phase);
-        look_for_delay(kOftenEnough);
+        check_for_delay(kOftenEnough);
     }
 }
 

@@ -32,7 +32,7 @@ private:
 };
 
 // Queries the scheduler, which takes 15 microseconds, unless this thread has queried it less than `interval` ago.
-void look_for_delay(int64_t interval);
+void check_for_delay(int64_t interval);
 constexpr int64_t kOftenEnough = 1'000'000; // for a thread that others have waited for in their sleep
 
 } // namespace fastiter

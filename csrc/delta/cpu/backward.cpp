@@ -27,22 +27,22 @@ template <class T> struct BackwardChunks {
 
     BackwardChunks(const DeltaBackward<T>& params, Carver<T>& memory)
         : p(params), s(params.shape), keys(params.shape, memory) {
-        const int64_t block = kBlockVectors<T> * lanes<T>, most = s.chunk * s.M;
-        const int64_t after = round_up(most, lanes<T>), both = round_up(s.chunk, lanes<T>) + after;
+        const int64_t block = kBlockVectors<T> * lanes<T>, factors = s.chunk * s.M;
+        const int64_t after = round_up(factors, lanes<T>), both = round_up(s.chunk, lanes<T>) + after;
         state_size = s.K * block;
         starts = reinterpret_cast<int64_t*>(memory.take((s.period + 1) * int64_t(sizeof(int64_t) / sizeof(T))));
         states = memory.take(s.period * state_size);
         dS = memory.take(state_size);
-        w = memory.take(most * block);
-        d_o = du = memory.take((s.chunk + most) * block);
-        de = memory.take(most * block);
+        w = memory.take(factors * block);
+        d_o = du = memory.take((s.chunk + factors) * block);
+        de = memory.take(factors * block);
         w_across = memory.take(block * after);
         across = memory.take(block * both);
-        dots = memory.take(most * both);
+        dots = memory.take(factors * both);
         by_S = memory.take(s.K * both);
         by_dS = memory.take(s.K * after);
         dq = memory.take(s.chunk * keys.width);
-        dk = memory.take(most * keys.width);
+        dk = memory.take(factors * keys.width);
         later = memory.take(both);
         small = memory.take(after);
     }

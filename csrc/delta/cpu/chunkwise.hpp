@@ -21,14 +21,14 @@ struct Span {
 template <class T> inline Span next_span(const DeltaShape& s, const Sequence& at, const T* decay, int64_t first) {
     constexpr T large = 4, small = sizeof(T) == 4 ? T(0x1p-60) : T(0x1p-500);
     const int64_t end = min_of(min_of(first + s.chunk, at.length), (first / s.period + 1) * s.period);
-    T most = 1, least = 1; // bounds of the magnitudes of all products that end here
+    T largest = 1, smallest = 1; // bounds of the magnitudes of all products that end here
     for (int64_t t = first; t < end; ++t) {
         if (t > first && at.restarts(t)) return {first, t - first};
         if (!decay) continue;
         const T g = decay[at.step(s, t) * s.N + at.head], size = g < 0 ? -g : g;
-        most = size == 0 ? T(1) : size * (most > 1 ? most : T(1));
-        least = size == 0 ? T(1) : size * (least < 1 ? least : T(1));
-        if (t > first && !(most <= large && least >= small)) return {first, t - first};
+        largest = size == 0 ? T(1) : size * (largest > 1 ? largest : T(1));
+        smallest = size == 0 ? T(1) : size * (smallest < 1 ? smallest : T(1));
+        if (t > first && !(largest <= large && smallest >= small)) return {first, t - first};
     }
     return {first, end - first};
 }
@@ -60,16 +60,16 @@ template <class T> struct Keys {
     T *k, *q, *across, *gate, *beta, *from_start, *to_end, *ratio, *gram, *weights;
 
     Keys(const DeltaShape& shape, Carver<T>& memory) : s(shape), width(round_up(shape.K, lanes<T>)) {
-        const int64_t most = s.chunk * s.M, both = round_up(s.chunk, lanes<T>) + round_up(most, lanes<T>);
-        q = k = memory.take((s.chunk + most) * width);
+        const int64_t factors = s.chunk * s.M, both = round_up(s.chunk, lanes<T>) + round_up(factors, lanes<T>);
+        q = k = memory.take((s.chunk + factors) * width);
         across = memory.take(s.K * both);
-        gate = memory.take(most);
-        beta = memory.take(most);
+        gate = memory.take(factors);
+        beta = memory.take(factors);
         from_start = memory.take(both);
-        to_end = memory.take(round_up(most, lanes<T>));
-        ratio = memory.take(most * both);
-        gram = memory.take(most * both);
-        weights = memory.take(most * both);
+        to_end = memory.take(round_up(factors, lanes<T>));
+        ratio = memory.take(factors * both);
+        gram = memory.take(factors * both);
+        weights = memory.take(factors * both);
     }
 
     void copy_lines(const Steps<const T>& x, const Sequence& at, const Span& span, int64_t factors, T* to) const {

@@ -35,8 +35,8 @@ struct Sequence {
 
 // True if a pass reads and writes more than the caches hold, so that its results would be evicted before they are read.
 template <class T> FASTITER_INLINE bool exceeds_caches(const DeltaShape& s) {
-    constexpr int64_t kHeld = 8 << 20;
-    return (s.starts ? 1 : s.rows) * s.T * s.N * (1 + s.M) * (s.K + s.V) * int64_t(sizeof(T)) > kHeld;
+    constexpr int64_t kCacheBytes = 8 << 20;
+    return (s.starts ? 1 : s.rows) * s.T * s.N * (1 + s.M) * (s.K + s.V) * int64_t(sizeof(T)) > kCacheBytes;
 }
 
 // Columns [begin, begin + count) of a state, stored as `vectors` whole vectors per row
@@ -44,12 +44,12 @@ struct Columns {
     int64_t begin, count, vectors;
 };
 
-// Splits V columns into blocks of at most `most` vectors, as even as possible, at vector boundaries.
-template <class T> FASTITER_INLINE int64_t column_blocks(int64_t V, int64_t most) {
-    return ceil_div(ceil_div(V, lanes<T>), most);
+// Splits V columns into blocks of at most `maximum` vectors, as even as possible, at vector boundaries.
+template <class T> FASTITER_INLINE int64_t column_blocks(int64_t V, int64_t maximum) {
+    return ceil_div(ceil_div(V, lanes<T>), maximum);
 }
-template <class T> FASTITER_INLINE Columns columns_of(int64_t V, int64_t most, int64_t block) {
-    const int64_t vectors = ceil_div(V, lanes<T>), blocks = column_blocks<T>(V, most);
+template <class T> FASTITER_INLINE Columns columns_of(int64_t V, int64_t maximum, int64_t block) {
+    const int64_t vectors = ceil_div(V, lanes<T>), blocks = column_blocks<T>(V, maximum);
     const int64_t first = vectors * block / blocks, end = vectors * (block + 1) / blocks;
     return {first * lanes<T>, min_of(V, end * lanes<T>) - first * lanes<T>, end - first};
 }

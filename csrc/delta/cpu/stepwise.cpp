@@ -19,10 +19,10 @@ template <class T, int NV, bool UPDATE, bool DECAY, bool OUT>
 FASTITER_INLINE void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, const T* next, const vec<T> (&w)[NV],
                                   vec<T> (&o)[NV], vec<T> (&r)[NV]) {
     constexpr int W = lanes<T>, SUMS = kSums<NV>;
-    vec<T> os[SUMS][NV] = {}, rs[SUMS][NV] = {}, kept[NV];
-    for (int v = 0; v < NV; ++v) kept[v] = w[v];
+    vec<T> os[SUMS][NV] = {}, rs[SUMS][NV] = {}, own[NV];
+    for (int v = 0; v < NV; ++v) own[v] = w[v];
     // With sixteen registers, only the sums and one row of S fit; w is then loaded from memory for each row.
-    const vec<T>* const ws = kVectorBytes == 64 ? kept : w;
+    const vec<T>* const ws = kVectorBytes == 64 ? own : w;
     // Loads precede stores, as the compiler must assume that S aliases k.
     auto line = [&](int64_t i, vec<T>(&oi)[NV], vec<T>(&ri)[NV]) __attribute__((always_inline)) {
         const vec<T> ki = broadcast(k[i]), qi = broadcast(q[i]), ni = broadcast(next[i]);

@@ -96,12 +96,12 @@ template <class T> struct MatrixProduct {
     // For columns that are contiguous in k
     void pack_columns_of_b(int64_t panel, int64_t k0, int64_t count) const {
         const int nv = vectors_of(panel);
-        const int64_t n = panel * kPanel, given = min_of(count, K - k0), line = nv * W * depth;
+        const int64_t n = panel * kPanel, depth_left = min_of(count, K - k0), line = nv * W * depth;
         T* out = panel_of_b(panel, count);
         for (int v = 0; v < nv; ++v)
             pack_transposed(g.b + g.b_n.at(n + v * W) + k0 * depth, g.b_n.inner_stride, g.N - n - v * W,
-                            min_of(given * depth, g.K - k0 * depth), out + v * W * depth, nv * W);
-        __builtin_memset(out + given * line, 0, size_t((count - given) * line) * sizeof(T));
+                            min_of(depth_left * depth, g.K - k0 * depth), out + v * W * depth, nv * W);
+        __builtin_memset(out + depth_left * line, 0, size_t((count - depth_left) * line) * sizeof(T));
     }
 
     void pack_lines_of_b(Range some, int64_t k0, int64_t count) const {

@@ -10,7 +10,7 @@ constexpr int kSums = 5; // products of a difference i: dr_i.dr, dr_i.r, dg_i.dr
 
 // Where the newest difference of a slot is stored, and the number of differences including it
 struct Place {
-    int64_t slot, at, held;
+    int64_t slot, at, depth;
 };
 template <class T, class H> FASTITER_INLINE Place place_of(const AndersonStep<T, H>& p, int64_t row) {
     const int64_t slot = p.slot[row];
@@ -67,11 +67,11 @@ void push(const AndersonStep<T, H>& p, int64_t row, int64_t chunk, int64_t first
         new_g = dg;
     }
     double* sums = p.workspace + (row * (chunks_of(p.n) + 1) + chunk) * kSums * p.m;
-    for (int64_t i = 0; i < to.held; ++i, sums += kSums) {
+    for (int64_t i = 0; i < to.depth; ++i, sums += kSums) {
         const H* other = history(p.dr, p, to.slot, i) + first;
-        const Pair found = products<T>(other, new_r, residual, count);
-        sums[0] = found.first;
-        sums[1] = found.second;
+        const Pair pair = products<T>(other, new_r, residual, count);
+        sums[0] = pair.first;
+        sums[1] = pair.second;
         if (!p.type_one) continue;
         const Pair mixed = products<T>(history(p.dg, p, to.slot, i) + first, new_r, residual, count);
         sums[2] = mixed.first;
@@ -86,7 +86,7 @@ template <class T, class H> FASTITER_INLINE double* coefficients(const AndersonS
     return p.workspace + (row * (chunks + 1) + chunks) * kSums * p.m;
 }
 
-constexpr double kLeast = 0x1p-50; // smallest pivot, relative to a unit diagonal
+constexpr double kSmallest = 0x1p-50; // smallest pivot, relative to a unit diagonal
 
 // Adds up the sums of all chunks and enters the products of the newest difference into the Gram matrix of the row.
 template <class T, class H> void enter(const AndersonStep<T, H>& p, int64_t row) {
@@ -94,9 +94,9 @@ template <class T, class H> void enter(const AndersonStep<T, H>& p, int64_t row)
     const int64_t chunks = chunks_of(p.n), m = p.m;
     double* sums = coefficients(p, row) - chunks * kSums * m;
     for (int64_t c = 1; c < chunks; ++c)
-        for (int64_t k = 0; k < to.held * kSums; ++k) sums[k] += sums[c * kSums * m + k];
+        for (int64_t k = 0; k < to.depth * kSums; ++k) sums[k] += sums[c * kSums * m + k];
     double* gram = p.gram + to.slot * m * m;
-    for (int64_t i = 0; i < to.held; ++i, sums += kSums) {
+    for (int64_t i = 0; i < to.depth; ++i, sums += kSums) {
         if (p.type_one) sums[1] = sums[3] - p.beta * sums[1];
         if (to.at < 0) continue;
         gram[i * m + to.at] = p.type_one ? sums[2] - p.beta * sums[0] : sums[0];
@@ -108,10 +108,10 @@ template <class T, class H> void enter(const AndersonStep<T, H>& p, int64_t row)
 template <class T, class H> void solve_two(const AndersonStep<T, H>& p, int64_t first, int64_t count) {
     const int64_t m = p.m, before = chunks_of(p.n) * kSums * m;
     Together s;
-    int64_t held[lanes<double>];
+    int64_t depth[lanes<double>];
     for (int64_t k = 0; k < count; ++k) {
-        held[k] = place_of(p, first + k).held;
-        s.size = max_of(s.size, held[k]);
+        depth[k] = place_of(p, first + k).depth;
+        s.size = max_of(s.size, depth[k]);
     }
     const int64_t n = s.size;
     for (int64_t k = 0; k < lanes<double>; ++k) {
@@ -119,15 +119,15 @@ template <class T, class H> void solve_two(const AndersonStep<T, H>& p, int64_t 
         const double* gram = is_row ? p.gram + p.slot[first + k] * m * m : nullptr;
         const double* sums = is_row ? coefficients(p, first + k) - before : nullptr;
         for (int64_t i = 0; i < n; ++i) {
-            const bool is_held = is_row && i < held[k];
-            for (int64_t j = 0; j <= i; ++j) s.a[i * n + j][k] = is_held ? gram[i * m + j] : 0;
-            s.b[i][k] = is_held ? sums[i * kSums + 1] : 0;
+            const bool is_used = is_row && i < depth[k];
+            for (int64_t j = 0; j <= i; ++j) s.a[i * n + j][k] = is_used ? gram[i * m + j] : 0;
+            s.b[i][k] = is_used ? sums[i * kSums + 1] : 0;
         }
     }
-    solve_positive(s, p.ridge, kLeast);
+    solve_positive(s, p.ridge, kSmallest);
     for (int64_t k = 0; k < count; ++k) {
         double* c = coefficients(p, first + k);
-        for (int64_t i = 0; i < held[k]; ++i) c[i] = s.b[i][k];
+        for (int64_t i = 0; i < depth[k]; ++i) c[i] = s.b[i][k];
     }
 }
 
@@ -137,13 +137,13 @@ template <class T, class H> void solve_one(const AndersonStep<T, H>& p, int64_t 
     double* c = coefficients(p, row);
     const double *gram = p.gram + to.slot * m * m, *sums = c - chunks_of(p.n) * kSums * m;
     Small s;
-    s.size = to.held;
+    s.size = to.depth;
     for (int64_t i = 0; i < s.size; ++i) {
         for (int64_t j = 0; j < s.size; ++j) s.a[i][j] = gram[i * m + j];
         s.b[i] = sums[i * kSums + 1];
     }
     equilibrate(s);
-    solve_general(s, p.ridge, kLeast);
+    solve_general(s, p.ridge, kSmallest);
     for (int64_t i = 0; i < s.size; ++i) c[i] = s.b[i] * s.scale[i];
 }
 
@@ -158,19 +158,19 @@ template <class T, class H> void solve(const AndersonStep<T, H>& p, int64_t firs
     }
     for (int64_t row = first; row < last; ++row) {
         double *c = coefficients(p, row), check = 0;
-        const int64_t held = place_of(p, row).held;
-        for (int64_t i = 0; i < held; ++i) check += c[i] * 0;
-        for (int64_t i = 0; i < held && check != 0; ++i) c[i] = 0; // some c is not finite
+        const int64_t depth = place_of(p, row).depth;
+        for (int64_t i = 0; i < depth; ++i) check += c[i] * 0;
+        for (int64_t i = 0; i < depth && check != 0; ++i) c[i] = 0; // some c is not finite
         p.pushed[p.slot[row]] = pushed_after(p, row);
     }
 }
 
 template <class T, class H> void mix(const AndersonStep<T, H>& p, int64_t row, int64_t first, int64_t count) {
     constexpr int W = lanes<T>, V = 4;
-    const int64_t slot = p.slot[row], held = min_of(p.pushed[slot], p.m);
+    const int64_t slot = p.slot[row], depth = min_of(p.pushed[slot], p.m);
     const double* c = coefficients(p, row);
     T factors[kMemory];
-    for (int64_t i = 0; i < held; ++i) factors[i] = T(-c[i]);
+    for (int64_t i = 0; i < depth; ++i) factors[i] = T(-c[i]);
     const T* g = p.last_g + slot * p.n + first;
     const H* dg = history(p.dg, p, slot, 0) + first;
     T* next = p.next + row * p.n + first;
@@ -178,7 +178,7 @@ template <class T, class H> void mix(const AndersonStep<T, H>& p, int64_t row, i
     for (; j + V * W <= count; j += V * W) {
         vec<T> sum[V];
         for (int v = 0; v < V; ++v) sum[v] = load(g + j + v * W);
-        for (int64_t i = 0; i < held; ++i) {
+        for (int64_t i = 0; i < depth; ++i) {
             const vec<T> factor = broadcast(factors[i]);
             for (int v = 0; v < V; ++v) sum[v] = fma(widened<T>(dg + i * p.n + j + v * W, W), factor, sum[v]);
         }
@@ -186,7 +186,7 @@ template <class T, class H> void mix(const AndersonStep<T, H>& p, int64_t row, i
     }
     for (; j < count; j += W) {
         vec<T> sum = load_up_to(g + j, count - j);
-        for (int64_t i = 0; i < held; ++i) sum = fma(widened<T>(dg + i * p.n + j, count - j), factors[i], sum);
+        for (int64_t i = 0; i < depth; ++i) sum = fma(widened<T>(dg + i * p.n + j, count - j), factors[i], sum);
         store_up_to(next + j, sum, count - j);
     }
 }

@@ -6,7 +6,7 @@ namespace {
 
 // Where the update of a row is stored, and the number of updates including it; at = -1 before the second iterate
 struct Place {
-    int64_t slot, at, held;
+    int64_t slot, at, updates;
 };
 template <class T> FASTITER_INLINE Place place_of(const BroydenStep<T>& p, int64_t row) {
     const int64_t slot = p.slot[row];
@@ -45,10 +45,10 @@ template <class T> struct Changes {
 template <class T>
 void old_products(const BroydenStep<T>& p, int64_t row, int64_t chunk, int64_t first, int64_t count) {
     const Place to = place_of(p, row);
-    if (to.held == 0) return;
+    if (to.updates == 0) return;
     const Changes<T> now(p, row, to.slot, first, count);
     double* out = sums(p, row, chunk);
-    for (int64_t i = 0; i < to.held; ++i, out += 3) {
+    for (int64_t i = 0; i < to.updates; ++i, out += 3) {
         if (i == to.at) continue;
         out[0] = product<T>(history(p.u, p, to.slot, i) + first, now.s, count);
         const Pair with_v = products<T>(history(p.v, p, to.slot, i) + first, now.y, now.r, count);
@@ -76,7 +76,7 @@ template <class T> void new_update(const BroydenStep<T>& p, int64_t row, int64_t
         const int64_t left = count - j;
         const vec<T> s = load_up_to(now.s + j, left);
         vec<T> new_v = -beta * s, new_u = fma(beta, load_up_to(now.y + j, left), s);
-        for (int64_t i = 0; i < to.held; ++i) {
+        for (int64_t i = 0; i < to.updates; ++i) {
             if (i == to.at) continue;
             new_v = fma(load_up_to(v + i * p.n + j, left), T(c[3 * i]), new_v);
             new_u = fma(load_up_to(u + i * p.n + j, left), T(-c[3 * i + 1]), new_u);
@@ -84,10 +84,10 @@ template <class T> void new_update(const BroydenStep<T>& p, int64_t row, int64_t
         store_up_to(v + to.at * p.n + j, new_v, left);
         store_up_to(u + to.at * p.n + j, new_u, left);
     }
-    const Pair found = products<T>(v + to.at * p.n, now.y, now.r, count);
+    const Pair pair = products<T>(v + to.at * p.n, now.y, now.r, count);
     double* out = sums(p, row, chunk) + 3 * p.m;
-    out[0] = found.first;
-    out[1] = found.second;
+    out[0] = pair.first;
+    out[1] = pair.second;
     out[2] = product<T>(now.y, now.y, count);
     out[3] = product<T>(v + to.at * p.n, v + to.at * p.n, count);
 }
@@ -95,9 +95,9 @@ template <class T> void new_update(const BroydenStep<T>& p, int64_t row, int64_t
 // The factor of the new u; 0: the update is skipped
 template <class T> FASTITER_INLINE double factor(const BroydenStep<T>& p, int64_t row) {
     const double* c = sums(p, row, 0) + 3 * p.m;
-    constexpr double kLeast = sizeof(T) == 4 ? 0x1p-20 : 0x1p-48; // smallest cosine between v and y
+    constexpr double kSmallest = sizeof(T) == 4 ? 0x1p-20 : 0x1p-48; // smallest cosine between v and y
     const double inverse = 1 / c[0];
-    const bool keeps = c[0] * c[0] > kLeast * kLeast * c[2] * c[3] && inverse * 0 == 0;
+    const bool keeps = c[0] * c[0] > kSmallest * kSmallest * c[2] * c[3] && inverse * 0 == 0;
     return keeps ? inverse : 0;
 }
 
@@ -113,7 +113,7 @@ template <class T> void move(const BroydenStep<T>& p, int64_t row, int64_t first
         const int64_t left = count - j;
         const vec<T> at = load_up_to(x + j, left), r = load_up_to(f + j, left) - at;
         vec<T> sum = fma(beta, r, at);
-        for (int64_t i = 0; i < to.held; ++i) {
+        for (int64_t i = 0; i < to.updates; ++i) {
             if (i == to.at) continue;
             sum = fma(load_up_to(u + i * p.n + j, left), T(-c[3 * i + 2]), sum);
         }

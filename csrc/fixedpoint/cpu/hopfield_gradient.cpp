@@ -30,9 +30,9 @@ public:
         dstored_ = sums_.dstored(unit);
         dbeta_ = 0;
         __builtin_memset(dstored_, 0, size_t(q_.S * q_.D) * sizeof(T));
-        int64_t most = 0;
-        for (int64_t i = first; i < end; ++i) most = max_of(most, p_.steps[at_ + i]);
-        for (int64_t step = most - 1; step >= 0; --step) {
+        int64_t longest = 0;
+        for (int64_t i = first; i < end; ++i) longest = max_of(longest, p_.steps[at_ + i]);
+        for (int64_t step = longest - 1; step >= 0; --step) {
             int64_t count = 0;
             for (int64_t i = first; i < end; ++i)
                 if (p_.steps[at_ + i] > step) panels_.index[count++] = int32_t(i);
@@ -140,7 +140,7 @@ private:
         const int64_t size = q_.D * NV * W;
         __builtin_memset(u_, 0, size_t(size) * sizeof(T));
         __builtin_memcpy(r_, panels_.g, size_t(size) * sizeof(T));
-        Lanes<T> square = dots(r_, r_, q_.D, NV), goal = {}, active = {}, found = {};
+        Lanes<T> square = dots(r_, r_, q_.D, NV), goal = {}, active = {}, result = {};
         const Lanes<T> whole = square;
         const T tolerance = T(p_.rtol * p_.rtol);
         for (int v = 0; v < NV; ++v) goal.of[v] = whole.of[v] * tolerance;
@@ -157,9 +157,9 @@ private:
             advance<NV>(problem.beta, active, square);
         }
         for (int v = 0; v < NV; ++v)
-            found.of[v] = select<T>(square.of[v] <= goal.of[v], vec<T>{}, square.of[v] / whole.of[v]);
+            result.of[v] = select<T>(square.of[v] <= goal.of[v], vec<T>{}, square.of[v] / whole.of[v]);
         T ratio[kTileQueries<T>];
-        for (int v = 0; v < kTileVectors; ++v) store(ratio + v * W, found.of[v]);
+        for (int v = 0; v < kTileVectors; ++v) store(ratio + v * W, result.of[v]);
         for (int64_t l = 0; l < t.count; ++l) p_.residual[at_ + t.index[l]] = T(__builtin_sqrt(double(ratio[l])));
     }
 

@@ -70,15 +70,15 @@ enum class Verdict : uint8_t { go_on, converged, nan, overflow, grown, stale, ro
 
 // The history of a sample's residuals, for the verdicts of a Judge. Zeros, at first or after a restart, begin anew.
 struct Track {
-    double checks = 0;  // the residuals so far
-    double since = 0;   // those since the last progress: a new least residual, or a new least `ratio`
-    double turns = 0;   // the changes between rise and fall since then
-    double reached = 0; // the residuals until then
-    double from = 0;    // the residual then
-    double ratio = 0;   // the least ||r|| / scale, by more than kGain; the scale is the largest of those with progress
-    double scale = 0;   // that scale
-    double last = 0;    // the last residual; negative if it had not risen
-    double first = 0;   // the larger of the first residual and scale; 0 once `vanishing` has been found
+    double checks = 0;     // the residuals so far
+    double unimproved = 0; // those since the last progress: a new least residual, or a new least `ratio`
+    double turns = 0;      // the changes between rise and fall since then
+    double reached = 0;    // the residuals until then
+    double from = 0;       // the residual then
+    double ratio = 0; // the least ||r|| / scale, by more than kGain; the scale is the largest of those with progress
+    double scale = 0; // that scale
+    double last = 0;  // the last residual; negative if it had not risen
+    double first = 0; // the larger of the first residual and scale; 0 once `vanishing` has been found
 };
 constexpr int64_t kTrack = sizeof(Track) / sizeof(double);
 
@@ -150,7 +150,7 @@ __attribute__((always_inline)) inline bool is_stuck(Track& t, double residual, d
                                                     double patience) {
     const bool is_first = t.checks == 0;
     t.checks += 1;
-    t.since += 1;
+    t.unimproved += 1;
     if (!(residual < __builtin_inf() && scale < __builtin_inf())) return false;
     const double last = t.last < 0 ? -t.last : t.last, widest = scale > t.scale ? scale : t.scale;
     const bool rises = residual > last;
@@ -163,26 +163,27 @@ __attribute__((always_inline)) inline bool is_stuck(Track& t, double residual, d
         t.scale = widest;
     }
     if (gains || residual < (1 - kLess) * best) {
-        t.since = t.turns = 0;
+        t.unimproved = t.turns = 0;
         t.reached = t.checks;
         t.from = residual;
     }
-    const bool oscillates = t.turns * kTurns >= t.since;
-    return t.since >= patience && t.since >= 2 * t.reached && (oscillates || t.since >= kSlow * patience);
+    const bool oscillates = t.turns * kTurns >= t.unimproved;
+    return t.unimproved >= patience && t.unimproved >= 2 * t.reached &&
+           (oscillates || t.unimproved >= kSlow * patience);
 }
 
 // Classifies each row separately and returns how many verdicts are not go_on. Always inlined, as kernels and bindings
 // call it.
 __attribute__((always_inline)) inline int64_t judge_rows(const Judge& p) {
-    int64_t found = 0;
-    const double least = p.rtol > p.eps ? p.rtol : p.eps;
+    int64_t stopped = 0;
+    const double smallest = p.rtol > p.eps ? p.rtol : p.eps;
     for (int64_t i = 0; i < p.rows; ++i) {
         const int64_t s = p.slot[i];
         const double residual = p.residual[s], scale = p.scale[s], limit = p.atol + p.rtol * scale;
         const bool improves = residual < p.best[s];
         Track& t = p.track[s];
         const bool stuck = is_stuck(t, residual, scale, p.best[s], double(p.patience));
-        const bool rounded = t.since >= double(p.patience) && residual <= kRounding * p.eps * scale;
+        const bool rounded = t.unimproved >= double(p.patience) && residual <= kRounding * p.eps * scale;
         Verdict verdict = Verdict::go_on;
         if (residual <= limit && limit < __builtin_inf())
             verdict = Verdict::converged;
@@ -190,7 +191,7 @@ __attribute__((always_inline)) inline int64_t judge_rows(const Judge& p) {
             verdict = Verdict::nan;
         else if (residual == __builtin_inf() || scale == __builtin_inf())
             verdict = Verdict::overflow;
-        else if (t.checks > 1 && scale < least * t.first) {
+        else if (t.checks > 1 && scale < smallest * t.first) {
             verdict = Verdict::vanishing;
             t.first = 0;
         } else if (residual > p.growth * t.from)
@@ -201,9 +202,9 @@ __attribute__((always_inline)) inline int64_t judge_rows(const Judge& p) {
         p.best_scale[s] = improves ? scale : p.best_scale[s];
         p.is_best[i] = improves;
         p.verdict[i] = verdict;
-        found += verdict != Verdict::go_on;
+        stopped += verdict != Verdict::go_on;
     }
-    return found;
+    return stopped;
 }
 
 } // namespace fastiter::fixedpoint

@@ -43,8 +43,8 @@ FASTITER_INLINE vec<double> root_of(vec<double> v) {
 }
 
 // Scales rows and columns to a unit diagonal and solves (a + ridge I) c = b by the LDL^T factorisation, in place. A
-// column whose diagonal is not positive, or whose pivot is at most `least`, gets c = 0.
-inline void solve_positive(Together& s, double ridge, double least) {
+// column whose diagonal is not positive, or whose pivot is at most `smallest`, gets c = 0.
+inline void solve_positive(Together& s, double ridge, double smallest) {
     const int64_t n = s.size;
     const vec<double> none{}, one = broadcast(1.0);
     for (int64_t i = 0; i < n; ++i) {
@@ -59,7 +59,7 @@ inline void solve_positive(Together& s, double ridge, double least) {
             scaled[k] = s.a[j * n + k] * s.pivot[k];
             d -= s.a[j * n + k] * scaled[k];
         }
-        const mask<double> keeps = (s.scale[j] > none) & (d > broadcast(least));
+        const mask<double> keeps = (s.scale[j] > none) & (d > broadcast(smallest));
         const vec<double> inverse = select<double>(keeps, one / d, none);
         s.pivot[j] = select<double>(keeps, d, none);
         for (int64_t i = j + 1; i < n; ++i) {
@@ -82,15 +82,15 @@ inline void solve_positive(Together& s, double ridge, double least) {
 }
 
 // Solves (a + ridge I) c = b by Gaussian elimination with row interchanges, in place; c = 0 where the pivot is below
-// `least`.
-inline void solve_general(Small& s, double ridge, double least) {
+// `smallest`.
+inline void solve_general(Small& s, double ridge, double smallest) {
     const int64_t n = s.size;
     for (int64_t i = 0; i < n; ++i) s.a[i][i] += s.a[i][i] < 0 ? -ridge : ridge;
     for (int64_t j = 0; j < n; ++j) {
         int64_t best = j;
         auto size = [&](int64_t i) { return s.a[i][j] < 0 ? -s.a[i][j] : s.a[i][j]; };
         for (int64_t i = j + 1; i < n; ++i) best = size(i) > size(best) ? i : best;
-        if (!(size(best) > least)) {
+        if (!(size(best) > smallest)) {
             for (int64_t i = 0; i < n; ++i) s.a[i][j] = i == j ? 1 : 0;
             for (int64_t k = j + 1; k < n; ++k) s.a[j][k] = 0;
             s.b[j] = 0;

@@ -21,13 +21,13 @@ template <class T> FASTITER_INLINE vec<double> as_double(const T* p, int64_t at,
 }
 
 // The larger of each pair of lanes; NaN if either is
-FASTITER_INLINE vec<double> larger(vec<double> most, vec<double> x) {
-    return select<double>((x > most) | (x != x), x, most);
+FASTITER_INLINE vec<double> larger(vec<double> top, vec<double> x) {
+    return select<double>((x > top) | (x != x), x, top);
 }
 FASTITER_INLINE double largest_of(vec<double> v) {
-    double most = v[0];
-    for (int i = 1; i < lanes<double>; ++i) most = v[i] > most || v[i] != v[i] ? v[i] : most;
-    return most;
+    double top = v[0];
+    for (int i = 1; i < lanes<double>; ++i) top = v[i] > top || v[i] != v[i] ? v[i] : top;
+    return top;
 }
 
 template <class T>
@@ -88,22 +88,22 @@ FASTITER_INLINE bool is_safe(double squares) {
 template <class T> void roots_of(const Measure<T>& p, int64_t row, double* total) {
     const T *x = p.x + row * p.n, *f = p.f + row * p.n;
     if (!is_safe(total[0]) || !is_safe(total[2])) {
-        double most[kParts];
-        extremes<T, false>(x, f, p.n, most);
-        const double r_most = most[0] > 0 ? most[0] : 1, f_most = most[2] > 0 ? most[2] : 1;
-        if (r_most == kInfinity || f_most == kInfinity || r_most != r_most || f_most != f_most) {
-            total[0] = most[0];
-            total[2] = most[2];
+        double top[kParts];
+        extremes<T, false>(x, f, p.n, top);
+        const double r_scale = top[0] > 0 ? top[0] : 1, f_scale = top[2] > 0 ? top[2] : 1;
+        if (r_scale == kInfinity || f_scale == kInfinity || r_scale != r_scale || f_scale != f_scale) {
+            total[0] = top[0];
+            total[2] = top[2];
             return;
         }
         double r = 0, v = 0;
         for (int64_t j = 0; j < p.n; ++j) {
-            const double value = double(f[j]), a = (value - double(x[j])) / r_most, b = value / f_most;
+            const double value = double(f[j]), a = (value - double(x[j])) / r_scale, b = value / f_scale;
             r += a * a;
             v += b * b;
         }
-        total[0] = r_most * __builtin_sqrt(r);
-        total[2] = f_most * __builtin_sqrt(v);
+        total[0] = r_scale * __builtin_sqrt(r);
+        total[2] = f_scale * __builtin_sqrt(v);
         return;
     }
     total[0] = __builtin_sqrt(total[0]);

@@ -7,7 +7,7 @@ namespace {
 template <class T> constexpr T kLargest = sizeof(T) == 4 ? T(3.40282346638528859812e38) : T(1.79769313486231570815e308);
 template <class T> constexpr T kRounding = sizeof(T) == 4 ? T(1.1920928955078125e-7) : T(2.220446049250313081e-16);
 template <class T> constexpr T kNaN = T(__builtin_nan(""));
-constexpr int kMostSteps = 200; // limit of Newton's method; tests need at most 30 steps
+constexpr int kMaxSteps = 200; // limit of Newton's method; tests need at most 30 steps
 
 template <class T> FASTITER_INLINE vec<T> larger(vec<T> x, vec<T> y) { return select<T>(x > y, x, y); }
 template <class T> FASTITER_INLINE vec<T> smaller(vec<T> x, vec<T> y) { return select<T>(x < y, x, y); }
@@ -126,9 +126,9 @@ template <class T> struct SoftmaxEntropy {
 
     // Clamps the numbers z of a tile from below, where they no longer matter, and sets w near the root for this nu.
     template <class Tile> FASTITER_INLINE void begin(const Tile& t, vec<T>* w, T nu) const {
-        const T least = a * ExpConstants<T>::lowest - T(2);
+        const T smallest = a * ExpConstants<T>::lowest - T(2);
         for (int64_t k = 0; k < t.steps; ++k) {
-            t.tile[k] = at_least<T>(t.tile[k], least);
+            t.tile[k] = at_least<T>(t.tile[k], smallest);
             const vec<T> s = t.tile[k] + (nu - a);
             vec<T> start = s / a;
             for (int j = 0; j < kLines; ++j) {
@@ -144,16 +144,16 @@ template <class T> struct SoftmaxEntropy {
     template <class Tile>
     FASTITER_INLINE mask<T> step(const Tile& t, vec<T>* w, vec<T>* more, vec<T>& nu, mask<T> active) const {
         vec<T>*e = more, *inverse_slope = e + t.steps, *change = inverse_slope + t.steps;
-        vec<T> sum{}, flow{}, gain{};
+        vec<T> sum{}, correction{}, gain{};
         for (int64_t k = 0; k < t.steps; ++k) {
             e[k] = exp_of_nonpositive<T>(w[k]);
             inverse_slope[k] = T(1) / fma(e[k], b, broadcast(a));
             change[k] = (t.tile[k] + (nu - a) - w[k] * a - e[k] * b) * inverse_slope[k];
             sum += e[k];
-            flow = fma(e[k], change[k], flow);
+            correction = fma(e[k], change[k], correction);
             gain = fma(e[k], inverse_slope[k], gain);
         }
-        const vec<T> next = nu + (T(1) - t.sum(sum) - t.sum(flow)) / t.sum(gain);
+        const vec<T> next = nu + (T(1) - t.sum(sum) - t.sum(correction)) / t.sum(gain);
         const vec<T> to = at_least<T>(at_most<T>(next, high), low), rise = to - nu;
         const T curvature = b < T(0) ? -b : b;
         vec<T> error{};
@@ -174,7 +174,7 @@ template <class T, class Tile> FASTITER_INLINE void softmax_entropy(const Tile& 
     f.begin(t, w, middle);
     vec<T> nu = broadcast(middle);
     mask<T> active = ~wrong;
-    for (int step = 0; step < kMostSteps && any<T>(active); ++step) active = f.step(t, w, more, nu, active);
+    for (int step = 0; step < kMaxSteps && any<T>(active); ++step) active = f.step(t, w, more, nu, active);
     const mask<T> failed = wrong | active;
     for (int64_t k = 0; k < t.steps; ++k)
         t.tile[k] = select<T>(failed, broadcast(kNaN<T>), exp_of_nonpositive<T>(w[k]));
@@ -208,7 +208,7 @@ template <class T> FASTITER_INLINE void entropy(vec<T> (&y)[kSide], T a, T log_a
         active[i] = (c[i] == c[i]);
         left |= active[i];
     }
-    for (int step = 0; step < kMostSteps && any<T>(left); ++step) {
+    for (int step = 0; step < kMaxSteps && any<T>(left); ++step) {
         left = mask<T>{};
 #pragma GCC unroll 4
         for (int i = 0; i < kSide; ++i) {

@@ -73,10 +73,10 @@ template <class T, class F>
 FASTITER_INLINE void for_each_group(const Lines<T>& lines, const Steps<const T>& x, int side, Team team, F&& f) {
     auto magnitude = [](int64_t stride) { return stride < 0 ? -stride : stride; };
     const bool rows_together = magnitude(x.row) < magnitude(x.time), one_row = !rows_together && lines.vectors > side;
-    const int64_t most = rows_together || one_row ? kGroup : side, end = lines.first_of(team.id + 1, team.size);
+    const int64_t limit = rows_together || one_row ? kGroup : side, end = lines.first_of(team.id + 1, team.size);
     Line group[kGroup];
     for (int64_t i = lines.first_of(team.id, team.size); i < end;) {
-        int64_t stop = min_of(end, i + most);
+        int64_t stop = min_of(end, i + limit);
         if (one_row) stop = min_of(stop, (i / lines.vectors + 1) * lines.vectors);
         for (int64_t k = i; k < stop; ++k) group[k - i] = lines.at(k);
         f(group, int(stop - i));

@@ -59,14 +59,14 @@ template <class T> struct PowerScale {
     }
 
     FASTITER_INLINE void find(mask<T> largest) {
-        constexpr int most = 127;
+        constexpr int highest = 127;
         const mask<T> carried =
             (mask<T>)((raw_bits<T>)largest + (raw_bits<T>)all_bits<T>(carry)); // wraps around for NaN
         const mask<T> exponent = (carried >> kMantissa<T>)-offset;
-        mask<T> k = exponent < -most ? all_bits<T>(-most) : exponent > most ? all_bits<T>(most) : exponent;
+        mask<T> k = exponent < -highest ? all_bits<T>(-highest) : exponent > highest ? all_bits<T>(highest) : exponent;
         in = power(-k);
         out = power(k);
-        code = k + most;
+        code = k + highest;
     }
     // For floats, 2^-127 is the only one of these powers that is subnormal.
     static FASTITER_INLINE vec<T> power(mask<T> e) {
@@ -107,9 +107,9 @@ template <class T> struct SmallFloatScale {
 
 template <class T, Rounding R> struct FloatElement {
     Significand<T> significand;
-    vec<T> most, zero;
+    vec<T> bound, zero;
     explicit FloatElement(const QuantFormat& f)
-        : significand(f.small.mantissa, f.small.min_exponent, true), most(broadcast(T(f.small.most))),
+        : significand(f.small.mantissa, f.small.min_exponent, true), bound(broadcast(T(f.small.largest))),
           zero(broadcast(T(f.small.negative_zero ? -0.0 : 0.0))) {}
     FASTITER_INLINE vec<T> round(vec<T> v, random_words<T> random) const {
         return to_significand<T, R>(v, random, significand, zero);
@@ -118,9 +118,9 @@ template <class T, Rounding R> struct FloatElement {
 };
 
 template <class T, Rounding R> struct IntegerElement {
-    vec<T> to_code, most;
+    vec<T> to_code, bound;
     explicit IntegerElement(const QuantFormat& f)
-        : to_code(broadcast(T(f.fixed.to_code))), most(broadcast(T(f.fixed.most))),
+        : to_code(broadcast(T(f.fixed.to_code))), bound(broadcast(T(f.fixed.highest))),
           from_code(broadcast(T(f.fixed.from_code))) {}
     FASTITER_INLINE vec<T> round(vec<T> v, random_words<T> random) const { return whole<T, R>(v * to_code, random); }
     FASTITER_INLINE vec<T> value(vec<T> r) const { return fma(r, from_code, vec<T>{}); }
@@ -157,7 +157,7 @@ FASTITER_INLINE vec<T> rounded(const Scale& scale, const Element<T, R>& element,
 }
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R>
 FASTITER_INLINE vec<T> in_range(const Scale& scale, const Element<T, R>& element, vec<T> r) {
-    return scale.after(element.value(min_keeping_nan(element.most, max_keeping_nan(-element.most, r))));
+    return scale.after(element.value(min_keeping_nan(element.bound, max_keeping_nan(-element.bound, r))));
 }
 
 // Blocks of any size, one at a time, from the block that begins at i. With Full, NaN is counted and replaced.
@@ -192,7 +192,7 @@ void one_by_one(const QuantFormat& f, const T* x, T* y, int64_t i, int64_t n, co
                 if (is_nan)
                     count.overflow.add((mask<T>)magnitude_of<T>(v) == kInfinity<T>);
                 else {
-                    count.overflow.add(magnitude_of<T>(r) > element.most);
+                    count.overflow.add(magnitude_of<T>(r) > element.bound);
                     count.underflow.add((r == T(0)) & (v != T(0)));
                 }
             }
@@ -205,8 +205,8 @@ void one_by_one(const QuantFormat& f, const T* x, T* y, int64_t i, int64_t n, co
 // Blocks of whole vectors, several at a time if none of them has a NaN, the others one by one. Size: the block size as
 // a compile-time constant, or 0.
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R, int Size, size_t... Which>
-void several(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
-             bool stream, std::index_sequence<Which...>) {
+void together(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+              bool stream, std::index_sequence<Which...>) {
     Scale scale(f);
     const Element<T, R> element(f);
     auto* const scales = static_cast<uint8_t*>(f.block.scales);
@@ -228,8 +228,8 @@ void several(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* 
         end = min_of(whole, i + kMany * kTogether * size);
         mask<T> nan{};
         for (int64_t at = i, k = 0; at < end; at += kTogether * size, k += lanes<T>) {
-            const mask<T> found[kTogether] = {largest_magnitudes(x + at + int64_t(Which) * size, size)...};
-            const mask<T> largest = largest_of_each<T>(found);
+            const mask<T> magnitudes[kTogether] = {largest_magnitudes(x + at + int64_t(Which) * size, size)...};
+            const mask<T> largest = largest_of_each<T>(magnitudes);
             nan |= largest > Scale::kLargest;
             scale.find(largest);
             store(in + k, scale.in);
@@ -258,11 +258,11 @@ void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* r
     else if (f.block.size % lanes<T> != 0)
         one_by_one<T, Scale, Element, R, false>(f, x, y, 0, n, random, counts);
     else if (f.block.size == 16)
-        several<T, Scale, Element, R, 16>(f, x, y, n, random, counts, stream, each);
+        together<T, Scale, Element, R, 16>(f, x, y, n, random, counts, stream, each);
     else if (f.block.size == 32)
-        several<T, Scale, Element, R, 32>(f, x, y, n, random, counts, stream, each);
+        together<T, Scale, Element, R, 32>(f, x, y, n, random, counts, stream, each);
     else
-        several<T, Scale, Element, R, 0>(f, x, y, n, random, counts, stream, each);
+        together<T, Scale, Element, R, 0>(f, x, y, n, random, counts, stream, each);
 }
 
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R>

@@ -51,25 +51,25 @@ template <class T, class Code> void low_bits(const T* y, int64_t n, Code* out) {
 
 template <class Code> void pack(const Code* codes, int64_t n, int bits, uint8_t* out) {
     const uint64_t ones = bits == 64 ? UINT64_MAX : (uint64_t(1) << bits) - 1;
-    unsigned __int128 held = 0;
+    unsigned __int128 buffer = 0;
     int count = 0;
     for (int64_t i = 0; i < n; ++i) {
-        held |= (unsigned __int128)(uint64_t(codes[i]) & ones) << count;
-        for (count += bits; count >= 8; count -= 8, held >>= 8) *out++ = uint8_t(held);
+        buffer |= (unsigned __int128)(uint64_t(codes[i]) & ones) << count;
+        for (count += bits; count >= 8; count -= 8, buffer >>= 8) *out++ = uint8_t(buffer);
     }
-    if (count > 0) *out = uint8_t(held);
+    if (count > 0) *out = uint8_t(buffer);
 }
 
 template <class Code> void unpack(const uint8_t* from, int64_t n, int bits, bool is_signed, Code* codes) {
     const uint64_t ones = bits == 64 ? UINT64_MAX : (uint64_t(1) << bits) - 1, top = uint64_t(1) << (bits - 1);
-    unsigned __int128 held = 0;
+    unsigned __int128 buffer = 0;
     int count = 0;
     for (int64_t i = 0; i < n; ++i) {
-        for (; count < bits; count += 8) held |= (unsigned __int128)(*from++) << count;
-        uint64_t code = uint64_t(held) & ones;
+        for (; count < bits; count += 8) buffer |= (unsigned __int128)(*from++) << count;
+        uint64_t code = uint64_t(buffer) & ones;
         if (is_signed && (code & top)) code |= ~ones;
         codes[i] = Code(code);
-        held >>= bits;
+        buffer >>= bits;
         count -= bits;
     }
 }

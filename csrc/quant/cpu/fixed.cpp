@@ -6,18 +6,19 @@ namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct Constants {
-    vec<T> to_code, from_code, least, most, low, high, nan;
-    Modulus<T> all, kept, twice_kept; // 2^bits of a code, of the bits that wrapping keeps, of one more bit
-    vec<T> if_negative, if_positive;  // the saturated bits
+    vec<T> to_code, from_code, lowest, highest, low, high, nan;
+    Modulus<T> all, wrapped, twice_wrapped; // 2^bits of a code, of the bits that wrapping keeps, of one more bit
+    vec<T> if_negative, if_positive;        // the saturated bits
     Overflow overflow;
     bool divide, scale_down, is_signed;
 
     explicit Constants(const QuantFormat& f)
         : to_code(broadcast(T(f.fixed.to_code))), from_code(broadcast(T(f.fixed.from_code))),
-          least(broadcast(T(f.fixed.least))), most(broadcast(T(f.fixed.most))), low(broadcast(T(f.fixed.low))),
+          lowest(broadcast(T(f.fixed.lowest))), highest(broadcast(T(f.fixed.highest))), low(broadcast(T(f.fixed.low))),
           high(broadcast(T(f.fixed.high))), nan(broadcast(T(f.nan))), all(power(f.fixed.width)),
-          kept(power(f.fixed.width - f.fixed.saturated)), twice_kept(power(f.fixed.width - f.fixed.saturated + 1)),
-          overflow(f.overflow), divide(f.fixed.divide), scale_down(f.fixed.to_code < 1), is_signed(f.fixed.is_signed) {
+          wrapped(power(f.fixed.width - f.fixed.saturated)),
+          twice_wrapped(power(f.fixed.width - f.fixed.saturated + 1)), overflow(f.overflow), divide(f.fixed.divide),
+          scale_down(f.fixed.to_code < 1), is_signed(f.fixed.is_signed) {
         const double half = power(f.fixed.width) / 2, low_bits = power(f.fixed.width - f.fixed.saturated);
         if_negative = broadcast(T(is_signed ? -half : 2 * half - low_bits));
         if_positive = broadcast(T(is_signed ? half - low_bits : 2 * half - low_bits));
@@ -48,23 +49,23 @@ template <class T> FASTITER_NOINLINE vec<T> with_sign(vec<T> r, vec<T> v, const 
         s = signed_modulo<T>(r, c.all);
         s = inverted_where<T>(negative ^ (s < T(0)), s);
     } else {
-        const vec<T> low = modulo<T>(r, c.twice_kept);
-        const mask<T> bit = low >= c.kept.size;
-        const vec<T> kept = low - (vec<T>)(bit & (mask<T>)c.kept.size);
-        s = with_saturated_bits<T>(select<T>(bit ^ negative, kept, c.kept.size - T(1) - kept), negative, c);
+        const vec<T> low = modulo<T>(r, c.twice_wrapped);
+        const mask<T> bit = low >= c.wrapped.size;
+        const vec<T> wrapped = low - (vec<T>)(bit & (mask<T>)c.wrapped.size);
+        s = with_saturated_bits<T>(select<T>(bit ^ negative, wrapped, c.wrapped.size - T(1) - wrapped), negative, c);
     }
-    return select<T>((r < c.least) | (r > c.most), s, r);
+    return select<T>((r < c.lowest) | (r > c.highest), s, r);
 }
 
 // Applies the overflow mode; O: saturate, zero, wrap, wrap_some, or sign_magnitude for all of these.
 template <class T, Overflow O> FASTITER_INLINE vec<T> in_range(vec<T> r, vec<T> v, const Constants<T>& c) {
     if constexpr (O == Overflow::saturate) return min_keeping_nan(c.high, max_keeping_nan(c.low, r));
     if constexpr (O == Overflow::wrap) return c.is_signed ? signed_modulo<T>(r, c.all) : modulo<T>(r, c.all);
-    if (!any_outside<T>(r, c.least, c.most)) return r; // the common case
+    if (!any_outside<T>(r, c.lowest, c.highest)) return r; // the common case
     if constexpr (O == Overflow::sign_magnitude) return with_sign<T>(r, v, c);
-    const mask<T> out = (r < c.least) | (r > c.most);
+    const mask<T> out = (r < c.lowest) | (r > c.highest);
     if constexpr (O == Overflow::zero) return (vec<T>)((mask<T>)r & ~out);
-    return out ? with_saturated_bits<T>(modulo<T>(r, c.kept), r < T(0), c) : r;
+    return out ? with_saturated_bits<T>(modulo<T>(r, c.wrapped), r < T(0), c) : r;
 }
 
 template <class T, Rounding R, Overflow O, bool Full>
@@ -73,13 +74,13 @@ void fixed(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
     const Constants<T> c(f);
     Counters<T> count;
     const bool nan =
-        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
-            const vec<T> from = Full ? select<T>(given != given, c.nan, given) : given;
+        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> x_i, random_words<T> words) {
+            const vec<T> from = Full ? select<T>(x_i != x_i, c.nan, x_i) : x_i;
             const vec<T> v = c.divide ? from / c.to_code : times_power<T>(from, c.to_code, c.scale_down);
             const vec<T> r = whole<T, R>(v, words);
             if constexpr (Full) {
-                count.nan.add(given != given);
-                count.overflow.add((r < c.least) | (r > c.most));
+                count.nan.add(x_i != x_i);
+                count.overflow.add((r < c.lowest) | (r > c.highest));
                 count.underflow.add((r == T(0)) & (v != T(0)));
             }
             return fma(in_range<T, O>(r, v, c), c.from_code, vec<T>{}); // + 0 turns -0 into 0
@@ -97,13 +98,13 @@ void shifted(const QuantFormat& f, const T* x, const T* zero_point, T* y, int64_
     const vec<T> low = broadcast(T(f.fixed.low)), high = broadcast(T(f.fixed.high)), nan = broadcast(T(f.nan));
     Counters<T> count;
     for (int64_t i = 0; i < n; i += lanes<T>) {
-        const vec<T> given = load_up_to(x + i, n - i), zero = load_up_to(zero_point + i, n - i);
-        const vec<T> from = select<T>(given != given, nan, given);
+        const vec<T> x_i = load_up_to(x + i, n - i), zero = load_up_to(zero_point + i, n - i);
+        const vec<T> from = select<T>(x_i != x_i, nan, x_i);
         random_words<T> words{};
         if constexpr (R == Rounding::stochastic) words = load_random<T>(random + i);
         const vec<T> r = whole<T, R>(from, words), shifted = r + zero;
         const vec<T> code = min_keeping_nan(high, max_keeping_nan(low, shifted));
-        count.nan.add(given != given);
+        count.nan.add(x_i != x_i);
         count.overflow.add((shifted < low) | (shifted > high));
         count.underflow.add((r == T(0)) & (from != T(0)));
         store_up_to(y + i, f.codes ? code : code - zero + T(0), n - i);

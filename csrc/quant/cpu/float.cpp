@@ -8,15 +8,15 @@ namespace {
 
 template <class T> struct Constants {
     Significand<T> significand;
-    vec<T> most, over, under, infinite, minus_infinite, negative, least, nan, zero;
+    vec<T> largest, over, under, infinite, minus_infinite, negative, smallest, nan, zero;
     int dropped;
     bool is_signed, infinity_differs, negative_zero;
 
     explicit Constants(const QuantFormat& f)
         : significand(f.small.mantissa, f.small.own_exponents ? 0 : f.small.min_exponent, f.small.has_zero),
-          most(broadcast(T(f.small.most))), over(broadcast(T(f.small.over))), under(broadcast(T(f.small.under))),
+          largest(broadcast(T(f.small.largest))), over(broadcast(T(f.small.over))), under(broadcast(T(f.small.under))),
           infinite(broadcast(T(f.small.infinite))), minus_infinite(broadcast(T(f.small.minus_infinite))),
-          negative(broadcast(T(f.small.negative))), least(broadcast(T(f.small.least))), nan(broadcast(T(f.nan))),
+          negative(broadcast(T(f.small.negative))), smallest(broadcast(T(f.small.smallest))), nan(broadcast(T(f.nan))),
           zero(broadcast(T(f.small.negative_zero ? -0.0 : 0.0))), dropped(kMantissa<T> - f.small.mantissa),
           is_signed(f.small.is_signed), infinity_differs(f.small.infinity_differs),
           negative_zero(f.small.negative_zero) {}
@@ -24,16 +24,16 @@ template <class T> struct Constants {
 
 template <class T, bool Saturate> FASTITER_INLINE vec<T> in_range(vec<T> y, vec<T> x, const Constants<T>& c) {
     if constexpr (Saturate) {
-        y = min_keeping_nan(c.most, max_keeping_nan(-c.most, y));
-    } else if (any_outside<T>(y, -c.most, c.most)) {
-        const mask<T> above = y > c.most, below = y < -c.most;
+        y = min_keeping_nan(c.largest, max_keeping_nan(-c.largest, y));
+    } else if (any_outside<T>(y, -c.largest, c.largest)) {
+        const mask<T> above = y > c.largest, below = y < -c.largest;
         y = select<T>(above, c.over, select<T>(below, c.under, y));
         if (c.infinity_differs) {
             const vec<T> infinity = broadcast(T(__builtin_inf()));
             y = select<T>(x == infinity, c.infinite, select<T>(x == -infinity, c.minus_infinite, y));
         }
     }
-    if (!c.is_signed) y = max_keeping_nan(c.least, select<T>(x < T(0), c.negative, y));
+    if (!c.is_signed) y = max_keeping_nan(c.smallest, select<T>(x < T(0), c.negative, y));
     return y;
 }
 
@@ -43,8 +43,8 @@ void small_float(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
     const Constants<T> c(f);
     Counters<T> count;
     const bool nan =
-        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
-            const vec<T> from = Full ? select<T>(given != given, c.nan, given) : given;
+        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> raw, random_words<T> words) {
+            const vec<T> from = Full ? select<T>(raw != raw, c.nan, raw) : raw;
             vec<T> r;
             if constexpr (Own) {
                 r = without_bits<T, R>(from, words, c.dropped);
@@ -53,8 +53,8 @@ void small_float(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
                 r = to_significand<T, R>(from, words, c.significand, c.zero);
             const vec<T> fits = in_range<T, Saturate>(r, from, c);
             if constexpr (Full) {
-                count.nan.add(given != given);
-                const mask<T> out = (magnitude_of<T>(r) > c.most) | (c.is_signed ? mask<T>{} : from < T(0));
+                count.nan.add(raw != raw);
+                const mask<T> out = (magnitude_of<T>(r) > c.largest) | (c.is_signed ? mask<T>{} : from < T(0));
                 count.overflow.add(out);
                 count.underflow.add((fits == T(0)) & (from != T(0)) & ~out);
             }

@@ -42,19 +42,19 @@ struct QuantCounts {
 // overflow modes also beyond, except for the final rounding of a code that T cannot represent to the nearest y.
 struct FixedPoint {
     double to_code = 1, from_code = 1;
-    double least = 0, most = 0; // the extreme codes that T can represent
-    double low = 0, high = 0;   // results for codes beyond these
+    double lowest = 0, highest = 0; // the extreme codes that T can represent
+    double low = 0, high = 0;       // results for codes beyond these
     int width = 1, fraction = 0, saturated = 0;
     bool is_signed = true, symmetric = false, divide = false;
 };
 
 // The significand has `mantissa` bits behind the leading one, the exponent is at least min_exponent, and subnormal
-// numbers have the last place of that exponent. After rounding, numbers beyond +-most become over or under, infinities
-// infinite or minus_infinite; with saturation, all become +-most. Unsigned formats: numbers below zero become
-// `negative`; `least` is the smallest number. own_exponents: min_exponent is that of T's normal numbers.
+// numbers have the last place of that exponent. After rounding, numbers beyond +-largest become over or under, infinities
+// infinite or minus_infinite; with saturation, all become +-largest. Unsigned formats: numbers below zero become
+// `negative`; `smallest` is the smallest number. own_exponents: min_exponent is that of T's normal numbers.
 struct SmallFloat {
     int mantissa = 0, min_exponent = 0, bits = 0;
-    double most = 0, over = 0, under = 0, infinite = 0, minus_infinite = 0, negative = 0, least = 0;
+    double largest = 0, over = 0, under = 0, infinite = 0, minus_infinite = 0, negative = 0, smallest = 0;
     bool is_signed = true, has_zero = true, negative_zero = true, own_exponents = false, infinity_differs = false;
     uint64_t nan_code = 0, infinity_code = 0;
 };

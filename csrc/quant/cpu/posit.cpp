@@ -28,16 +28,16 @@ void posit(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
     constexpr int kBits = 8 * sizeof(T);
     const int es = f.posit.es, places = kMantissa<T> + es, gap = kBits - 2 - places, unread = kBits - (f.posit.n - 1);
     const U one = U(1) << (kBits - 1);
-    const vec<T> most = broadcast(power_of_2<T>(f.posit.max_exponent)),
-                 least = broadcast(power_of_2<T>(-f.posit.max_exponent));
+    const vec<T> largest = broadcast(power_of_2<T>(f.posit.max_exponent)),
+                 smallest = broadcast(power_of_2<T>(-f.posit.max_exponent));
     const vec<T> nan = broadcast(T(f.nan)), all_codes = broadcast(T(uint64_t(1) << f.posit.n));
     const vec<T> not_real = f.codes ? all_codes * T(0.5) : broadcast(T(__builtin_nan("")));
     Counters<T> count;
     const bool any_nan =
-        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
-            const vec<T> from = Full ? select<T>(given != given, nan, given) : given;
+        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> raw, random_words<T> words) {
+            const vec<T> from = Full ? select<T>(raw != raw, nan, raw) : raw;
             const vec<T> a = magnitude_of<T>(from);
-            const vec<T> clamped = min_keeping_nan(most, max_keeping_nan(least, a));
+            const vec<T> clamped = min_keeping_nan(largest, max_keeping_nan(smallest, a));
             const Unsigned bits = (Unsigned)clamped - U(U(kBias<T>) << kMantissa<T>);
             const Signed k = (Signed)bits >> places, below_one = k >> (kBits - 1);
             const Unsigned shift = (Unsigned)(k ^ below_one), prefix = one >> (Unsigned)(below_one & 1);
@@ -54,8 +54,8 @@ void posit(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
             const Unsigned rounded = (t + add) & -last;
             const mask<T> zero = a == T(0), bad = !(a < T(__builtin_inf()));
             if constexpr (Full) {
-                count.nan.add(given != given);
-                count.overflow.add((a > most) & ~(from != from));
+                count.nan.add(raw != raw);
+                count.overflow.add((a > largest) & ~(from != from));
             }
             vec<T> result;
             if (f.codes) {

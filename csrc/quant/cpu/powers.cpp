@@ -39,11 +39,11 @@ void sum_of_powers(const QuantFormat& f, const T* x, T* y, int64_t n, const uint
     const vec<T> low = broadcast(T(f.fixed.low)), high = broadcast(T(f.fixed.high)), nan = broadcast(T(f.nan));
     Counters<T> count;
     const bool any_nan =
-        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
-            const vec<T> from = Full ? select<T>(given != given, nan, given) : given;
+        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> raw, random_words<T> words) {
+            const vec<T> from = Full ? select<T>(raw != raw, nan, raw) : raw;
             const vec<T> r = whole<T, R>(times_power<T>(from, to_code, f.fixed.to_code < 1), words);
             if constexpr (Full) {
-                count.nan.add(given != given);
+                count.nan.add(raw != raw);
                 count.overflow.add((r < low) | (r > high));
                 count.underflow.add((r == T(0)) & (from != T(0)));
             }

@@ -17,7 +17,7 @@ FASTITER_INLINE bool each_vector(const T* x, T* y, int64_t n, const uint32_t* ra
         else
             return random_words<T>{};
     };
-    NanSeen<T> nan;
+    NanFlag<T> nan;
     auto two = [&](int64_t i, auto put) {
         const vec<T> a = load(x + i), b = load(x + i + W);
         nan.add(a, b);

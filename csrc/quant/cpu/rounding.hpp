@@ -99,8 +99,8 @@ template <class T, int Direction> FASTITER_INLINE vec<T> rest_of_turn(vec<T> v, 
     else
         return (vec<T>)_mm512_reduce_pd((__m512d)t, Direction | 8);
 #else
-    const T most = T(sizeof(T) == 4 ? 0x1p30 : 0x1p60);
-    const vec<T> u = at_most<T>(at_least<T>(t, -most), most);
+    const T bound = T(sizeof(T) == 4 ? 0x1p30 : 0x1p60);
+    const vec<T> u = at_most<T>(at_least<T>(t, -bound), bound);
     return u - nearby<T, Direction>(u);
 #endif
 }
@@ -148,22 +148,22 @@ template <class T> struct Count {
 };
 
 // Detects NaN with one comparison for two vectors.
-template <class T> struct NanSeen {
+template <class T> struct NanFlag {
 #if defined(__AVX512F__)
-    uint32_t seen = 0;
+    uint32_t any_nan = 0;
     FASTITER_INLINE void add(vec<T> a, vec<T> b) {
         if constexpr (sizeof(T) == 4)
-            seen |= _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q);
+            any_nan |= _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q);
         else
-            seen |= _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_UNORD_Q);
+            any_nan |= _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_UNORD_Q);
     }
-    FASTITER_INLINE bool any() const { return seen != 0; }
+    FASTITER_INLINE bool any() const { return any_nan != 0; }
 #else
-    mask<T> seen{};
-    FASTITER_INLINE void add(vec<T> a, vec<T> b) { seen |= (a != a) | (b != b); }
+    mask<T> any_nan{};
+    FASTITER_INLINE void add(vec<T> a, vec<T> b) { any_nan |= (a != a) | (b != b); }
     FASTITER_INLINE bool any() const {
         bool some = false;
-        for (int i = 0; i < lanes<T>; ++i) some |= seen[i] != 0;
+        for (int i = 0; i < lanes<T>; ++i) some |= any_nan[i] != 0;
         return some;
     }
 #endif

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kShort = 32; // tables up to this size are searched linearly
 
-template <class T> struct Found {
+template <class T> struct Entry {
     vec<T> value;
     mask<T> index;
     FASTITER_INLINE vec<T> code() const { return __builtin_convertvector(index, vec<T>); }
@@ -15,23 +15,23 @@ template <class T> struct Found {
 
 // A table in one register with per-lane lookup, if the instruction set has a permutation for it.
 template <class T> struct Tiny {
-    static constexpr int kMost = 0;
+    static constexpr int kMax = 0;
     Tiny(const T*, const T*, int) {}
 };
 #if defined(__AVX512F__)
 template <> struct Tiny<float> {
-    static constexpr int kMost = 16;
+    static constexpr int kMax = 16;
     vec<float> thresholds, values;
 
     Tiny(const float* t, const float* v, int count) : thresholds(broadcast(__builtin_nanf(""))), values{} {
-        if (count > kMost) return;
+        if (count > kMax) return;
         values = load_first(v, count);
         for (int i = 0; i + 1 < count; ++i) thresholds[i] = t[i]; // no v reaches the other thresholds
     }
-    FASTITER_INLINE Found<float> find(vec<float> v) const {
+    FASTITER_INLINE Entry<float> find(vec<float> v) const {
         __m512i index = _mm512_setzero_si512();
 #pragma GCC unroll 4
-        for (int step = kMost / 2; step > 0; step /= 2) {
+        for (int step = kMax / 2; step > 0; step /= 2) {
             const __m512i probe = _mm512_add_epi32(index, _mm512_set1_epi32(step - 1));
             const __m512 t = _mm512_permutexvar_ps(probe, (__m512)thresholds);
             const __mmask16 reached = _mm512_cmp_ps_mask((__m512)v, t, _CMP_GE_OQ);
@@ -53,9 +53,9 @@ template <class T> struct Table {
         : thresholds(static_cast<const T*>(t.thresholds)), values(static_cast<const T*>(t.values)), count(t.count),
           tiny(thresholds, values, count) {}
 
-    FASTITER_INLINE Found<T> find(vec<T> v) const {
-        if constexpr (Tiny<T>::kMost > 0)
-            if (count <= Tiny<T>::kMost) return tiny.find(v);
+    FASTITER_INLINE Entry<T> find(vec<T> v) const {
+        if constexpr (Tiny<T>::kMax > 0)
+            if (count <= Tiny<T>::kMax) return tiny.find(v);
         vec<T> value = broadcast(values[0]);
         mask<T> index{};
         if (count <= kShort) {
@@ -82,8 +82,8 @@ template <class T> struct Table {
 
     // Rounds stochastically to one of the two neighbours, with probability proportional to the distance; thresholds are
     // the values.
-    FASTITER_INLINE Found<T> find_random(vec<T> v, random_words<T> random) const {
-        Found<T> below{}, above{};
+    FASTITER_INLINE Entry<T> find_random(vec<T> v, random_words<T> random) const {
+        Entry<T> below{}, above{};
         const vec<T> inside = at_most<T>(at_least<T>(v, values[0]), values[count - 1]);
         below = find(inside);
         for (int lane = 0; lane < lanes<T>; ++lane) {
@@ -105,20 +105,20 @@ void table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
     const vec<T> nan = broadcast(T(f.nan)), low = broadcast(table.values[0]),
                  high = broadcast(table.values[table.count - 1]);
     Counters<T> count;
-    const bool any_nan = each_vector<T, Random>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
-        const vec<T> from = Full ? select<T>(given != given, nan, given) : given;
-        Found<T> found;
+    const bool any_nan = each_vector<T, Random>(x, y, n, random, stream, [&](vec<T> raw, random_words<T> words) {
+        const vec<T> from = Full ? select<T>(raw != raw, nan, raw) : raw;
+        Entry<T> entry;
         if constexpr (Random)
-            found = table.find_random(from, words);
+            entry = table.find_random(from, words);
         else
-            found = table.find(from);
+            entry = table.find(from);
         if constexpr (Full) {
-            count.nan.add(given != given);
+            count.nan.add(raw != raw);
             const mask<T> out = (from < low) | (from > high);
             count.overflow.add(out);
-            count.underflow.add((found.value == T(0)) & (from != T(0)) & ~out);
+            count.underflow.add((entry.value == T(0)) & (from != T(0)) & ~out);
         }
-        return f.codes ? found.code() : select<T>(from != from, from, found.value);
+        return f.codes ? entry.code() : select<T>(from != from, from, entry.value);
     });
     if constexpr (Full) {
         count.add_to(counts);
@@ -138,13 +138,13 @@ void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
     for (int64_t i = 0; i < n; i += f.block.size) {
         const int64_t size = min_of(f.block.size, n - i);
         auto numbers = [&](int64_t j) {
-            const vec<T> given = load_up_to(x + i + j, size - j);
-            return select<T>(given != given, stands_for_nan, given);
+            const vec<T> raw = load_up_to(x + i + j, size - j);
+            return select<T>(raw != raw, stands_for_nan, raw);
         };
         mask<T> largest{}; // as bits: NaN's exceed those of infinity
         for (int64_t j = 0; j < size; j += lanes<T>) {
-            const vec<T> given = load_up_to(x + i + j, size - j);
-            count.nan.add(given != given);
+            const vec<T> raw = load_up_to(x + i + j, size - j);
+            count.nan.add(raw != raw);
             largest = larger(largest, (mask<T>)magnitude_of<T>(numbers(j)));
         }
         const T magnitude = ((vec<T>)largest_of<T>(largest))[0];
@@ -154,12 +154,12 @@ void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
         const vec<T> divisor = broadcast(scale > 0 ? scale : T(1)), factor = broadcast(scale);
         for (int64_t j = 0; j < size; j += lanes<T>) {
             const vec<T> v = numbers(j) / divisor;
-            Found<T> found;
+            Entry<T> entry;
             if constexpr (Random)
-                found = table.find_random(v, load_random<T>(random + i + j));
+                entry = table.find_random(v, load_random<T>(random + i + j));
             else
-                found = table.find(v);
-            const vec<T> index = bad ? vec<T>{} : found.code(), value = fma(found.value, factor, vec<T>{});
+                entry = table.find(v);
+            const vec<T> index = bad ? vec<T>{} : entry.code(), value = fma(entry.value, factor, vec<T>{});
             count.overflow.add(magnitude_of<T>(numbers(j)) == T(__builtin_inf()));
             count.underflow.add((value == T(0)) & (numbers(j) != T(0)));
             store_up_to(y + i + j, f.codes ? index : value, size - j);
@@ -173,27 +173,28 @@ template <class T, bool Full>
 void logarithmic(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t*, QuantCounts& counts, bool stream) {
     const Table<T> table(f.table);
     const mask<T> exponents = all_bits<T>(bits_of_power<T>(kBias<T> + 1));
-    const vec<T> one = broadcast(T(1)), most = broadcast(T(f.small.most)), least = broadcast(T(f.small.least));
+    const vec<T> one = broadcast(T(1)), largest = broadcast(T(f.small.largest)),
+                 smallest = broadcast(T(f.small.smallest));
     const vec<T> negative = broadcast(T(f.small.negative)), nan = broadcast(T(f.nan)), zero{};
     const T steps = T(table.count - 1), first = T(f.small.min_exponent) * steps - 1;
     Counters<T> count;
-    const bool any_nan = each_vector<T, false>(x, y, n, nullptr, stream, [&](vec<T> given, random_words<T>) {
-        const vec<T> from = Full ? select<T>(given != given, nan, given) : given, a = magnitude_of<T>(from);
+    const bool any_nan = each_vector<T, false>(x, y, n, nullptr, stream, [&](vec<T> raw, random_words<T>) {
+        const vec<T> from = Full ? select<T>(raw != raw, nan, raw) : raw, a = magnitude_of<T>(from);
         // Far outside of the range any number will do, as long as its exponent is a power of two.
-        const vec<T> inside = min_keeping_nan(most, max_keeping_nan(least * T(0.5), a));
+        const vec<T> inside = min_keeping_nan(largest, max_keeping_nan(smallest * T(0.5), a));
         const mask<T> power = (mask<T>)inside & exponents;
-        const Found<T> found = table.find((vec<T>)(((mask<T>)inside & ~exponents) | (mask<T>)one));
-        const vec<T> value = found.value * (vec<T>)power;
-        const mask<T> gone = (value < least) | (a == zero) | (f.small.is_signed ? mask<T>{} : from < T(0));
+        const Entry<T> entry = table.find((vec<T>)(((mask<T>)inside & ~exponents) | (mask<T>)one));
+        const vec<T> value = entry.value * (vec<T>)power;
+        const mask<T> gone = (value < smallest) | (a == zero) | (f.small.is_signed ? mask<T>{} : from < T(0));
         if constexpr (Full) {
-            count.nan.add(given != given);
+            count.nan.add(raw != raw);
             const mask<T> negative_one = f.small.is_signed ? mask<T>{} : from < T(0);
             count.overflow.add((a >= T(f.small.over)) | negative_one);
-            count.underflow.add((value < least) & (from != zero) & ~negative_one);
+            count.underflow.add((value < smallest) & (from != zero) & ~negative_one);
         }
         if (f.codes) {
             const vec<T> e = __builtin_convertvector((power >> kMantissa<T>)-kBias<T>, vec<T>);
-            const vec<T> code = e * steps + found.code() - first;
+            const vec<T> code = e * steps + entry.code() - first;
             return select<T>(gone, zero, select<T>(from < T(0), code + negative, code));
         }
         const vec<T> result = (vec<T>)((mask<T>)copy_sign<T>(value, from) & ~gone);

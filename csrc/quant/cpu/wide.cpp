@@ -30,7 +30,7 @@ struct Rounded {
 FASTITER_INLINE Rounded without(uint64_t m, int places, bool negative, bool odd, Rounding rounding, uint32_t random) {
     constexpr uint64_t one = 1;
     const bool far = places >= 64; // the dropped part is then below a quarter
-    const uint64_t kept = far ? 0 : m >> places, rest = far ? m : m & ((one << places) - 1);
+    const uint64_t shifted = far ? 0 : m >> places, rest = far ? m : m & ((one << places) - 1);
     const uint64_t half = far ? UINT64_MAX : one << (places - 1);
     const int over = places - kRandomBits;
     bool up = false;
@@ -59,23 +59,23 @@ FASTITER_INLINE Rounded without(uint64_t m, int places, bool negative, bool odd,
                                                               : odd;
         up = rest > half || (rest == half && tie_up);
     }
-    return {kept + up, rest != 0};
+    return {shifted + up, rest != 0};
 }
 
 // Wrapping with saturated bits or in sign and magnitude; floor: the number before rounding, rounded down
 FASTITER_INLINE uint64_t wrapped(Wide code, Wide floor, Overflow overflow, const FixedPoint& p) {
     const uint64_t ones = p.width == 64 ? UINT64_MAX : (uint64_t(1) << p.width) - 1;
-    const int n = p.saturated, kept = p.width - n;
-    const uint64_t low = kept == 64 ? UINT64_MAX : (uint64_t(1) << kept) - 1;
+    const int n = p.saturated, shifted = p.width - n;
+    const uint64_t low = shifted == 64 ? UINT64_MAX : (uint64_t(1) << shifted) - 1;
     uint64_t u = uint64_t(code) & ones;
     const bool negative = code < 0;
-    const uint64_t saturated = n ? ((uint64_t(1) << (n - 1)) - !negative) << kept : 0;
+    const uint64_t saturated = n ? ((uint64_t(1) << (n - 1)) - !negative) << shifted : 0;
     if (overflow == Overflow::wrap || overflow == Overflow::wrap_some)
         return n == 0 ? u : p.is_signed ? (u & low) | saturated : u | (ones & ~low);
     const bool top = u >> (p.width - 1) & 1;
     const bool invert = n == 0   ? bool(floor >> p.width & 1) != top
                         : n == 1 ? negative != top
-                                 : bool(u >> kept & 1) == negative;
+                                 : bool(u >> shifted & 1) == negative;
     if (invert) u = ~u & ones;
     return n > 1 ? (u & low) | saturated : u;
 }
@@ -128,8 +128,8 @@ void wide_fixed(const QuantFormat& f, const double* x, double* y, int64_t n, con
             const Rounded r = without(parts.significand, -up, parts.negative, odd, f.rounding,
                                       f.rounding == Rounding::stochastic ? random[i] : 0);
             magnitude = Wide(r.magnitude);
-            const Wide kept = -up >= 64 ? 0 : Wide(parts.significand >> -up);
-            floor = parts.negative ? -kept - r.cut : kept;
+            const Wide shifted = -up >= 64 ? 0 : Wide(parts.significand >> -up);
+            floor = parts.negative ? -shifted - r.cut : shifted;
         }
         const Wide code = parts.negative ? -magnitude : magnitude;
         const Wide fits = overflowed(code, floor, f.overflow, p, counts.overflow);
@@ -167,17 +167,17 @@ void wide_float(const QuantFormat& f, const double* x, double* y, int64_t n, con
                 r = parts.negative ? -r : r;
             }
         }
-        const bool out = r > s.most || r < -s.most || (!s.is_signed && from < 0);
+        const bool out = r > s.largest || r < -s.largest || (!s.is_signed && from < 0);
         double fits = r;
         if (f.overflow == Overflow::saturate)
-            fits = r > s.most ? s.most : r < -s.most ? -s.most : r;
+            fits = r > s.largest ? s.largest : r < -s.largest ? -s.largest : r;
         else if (from == infinity || from == -infinity)
             fits = from > 0 ? s.infinite : s.minus_infinite;
         else
-            fits = r > s.most ? s.over : r < -s.most ? s.under : r;
+            fits = r > s.largest ? s.over : r < -s.largest ? s.under : r;
         if (!s.is_signed) {
             fits = from < 0 ? s.negative : fits;
-            fits = fits < s.least ? s.least : fits;
+            fits = fits < s.smallest ? s.smallest : fits;
         }
         if (fits == 0 && !s.negative_zero) fits = 0;
         counts.overflow += out;

@@ -59,9 +59,9 @@ FASTITER_INLINE void subtract_row(const BsrMatrix<A, V>& m, const V* x, int64_t 
 template <class A, class V, int B, int K, bool Batched>
 FASTITER_INLINE void relax_row(const BsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t row, int64_t column) {
     using S = sum_of<V>;
-    constexpr int most = B ? B : kMaxBlockSize;
+    constexpr int kMax = B ? B : kMaxBlockSize;
     const int size = B ? B : m.size;
-    S sum[most * K], z[most * K];
+    S sum[kMax * K], z[kMax * K];
     for (int r = 0; r < size; ++r)
         for (int c = 0; c < K; ++c) {
             sum[r * K + c] = wide(s.b[(row * size + r) * s.k + column + c]);
@@ -92,20 +92,20 @@ void sweep_clusters(const BsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t fir
 
 template <class A, class V, int B, int K, bool Batched>
 void residual_chunk(const BsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
-    constexpr int most = B ? B : kMaxBlockSize;
+    constexpr int kMax = B ? B : kMaxBlockSize;
     const int size = B ? B : m.size;
-    ChunkResidual<V, K> found{s, chunk, column};
+    ChunkResidual<V, K> residual{s, chunk, column};
     const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
     for (int64_t row = chunk * kChunkRows; row < last; ++row) {
         const int64_t at = row * size * s.k;
-        sum_of<V> sum[most * K];
+        sum_of<V> sum[kMax * K];
         for (int r = 0; r < size; ++r)
             for (int c = 0; c < K; ++c) sum[r * K + c] = wide(s.b[at + r * s.k + column + c]);
         subtract_row<A, V, B, K, Batched>(m, s.x, s.k, column, row, sum);
         subtract_block<sum_of<V>, A, V, K, Batched>(m.diagonal, row * size * size, s.x + at, s.k, column, size, sum);
-        for (int r = 0; r < size; ++r) found.add(row * size + r, sum + r * K);
+        for (int r = 0; r < size; ++r) residual.add(row * size + r, sum + r * K);
     }
-    found.store();
+    residual.store();
 }
 
 // Calls f<B, batched>() with the block size as a constant if it is a common one, else with 0; always with 0 for a

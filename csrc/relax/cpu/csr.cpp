@@ -119,7 +119,7 @@ void residual_chunk(const CsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t
     const int64_t k = s.k, lead = Batched ? k : 1, shift = Batched ? column : 0;
     const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
     int64_t entry = m.chunk_entry[chunk];
-    ChunkResidual<V, K> found{s, chunk, column};
+    ChunkResidual<V, K> residual{s, chunk, column};
     for (int64_t i = chunk * kChunkRows; i < last; ++i) {
         const V* x = s.x + i * k + column;
         Columns<sum_of<V>, K> sum(s.b + i * k + column);
@@ -134,9 +134,9 @@ void residual_chunk(const CsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t
             sum.subtract(wide(m.diagonal[at]), x);
         sum_of<V> sums[K];
         sum.store(sums);
-        found.add(i, sums);
+        residual.add(i, sums);
     }
-    found.store();
+    residual.store();
 }
 
 } // namespace

@@ -75,13 +75,13 @@ template <class V, class F>
 void residual_of_rows(int64_t n, const RelaxResidual<V>& s, int64_t first, int64_t last, F sums) {
     for_tiles(0, s.k, [&]<int K>(int64_t at) {
         for (int64_t chunk = first; chunk < last; ++chunk) {
-            ChunkResidual<V, K> found{s, chunk, at};
+            ChunkResidual<V, K> residual{s, chunk, at};
             for (int64_t row = chunk * kChunkRows; row < min_of(n, (chunk + 1) * kChunkRows); ++row) {
                 sum_of<V> sum[K];
                 sums.template operator()<K>(row, at, sum);
-                found.add(row, sum);
+                residual.add(row, sum);
             }
-            found.store();
+            residual.store();
         }
     });
 }

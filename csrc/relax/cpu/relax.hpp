@@ -63,9 +63,9 @@ template <class F> FASTITER_INLINE void for_tiles(int64_t column, int64_t column
 // pair of cache lines.
 template <class F> FASTITER_INLINE void for_blocks(int64_t first, int64_t last, bool backward, int64_t columns, F f) {
     constexpr int64_t kRows = 4; // 16 columns, coloured: blocks of 32 rows take 1.4 times as long
-    const int64_t most = columns > 8 ? kRows : last - first;
-    for (int64_t done = 0; done < last - first; done += most) {
-        const int64_t count = min_of(most, last - first - done), begin = backward ? last - done - count : first + done;
+    const int64_t limit = columns > 8 ? kRows : last - first;
+    for (int64_t done = 0; done < last - first; done += limit) {
+        const int64_t count = min_of(limit, last - first - done), begin = backward ? last - done - count : first + done;
         f(begin, begin + count);
     }
 }

@@ -140,16 +140,16 @@ FASTITER_INLINE Columns<sum_of<V>, K> row_sums(const SellMatrix<A, V>& m, const 
 
 template <class A, class V, int K>
 void residual_rows(const SellMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
-    ChunkResidual<V, K> found{s, chunk, column};
+    ChunkResidual<V, K> residual{s, chunk, column};
     const int64_t end = min_of((chunk + 1) * kChunkRows, m.n);
     for (int64_t row = chunk * kChunkRows; row < end; ++row) {
         auto sum = row_sums<A, V, K>(m, s.b, s.x, s.k, row, column);
         sum.subtract(wide(m.diagonal[row]), s.x + row * s.k + column);
         sum_of<V> sums[K];
         sum.store(sums);
-        found.add(row, sums);
+        residual.add(row, sums);
     }
-    found.store();
+    residual.store();
 }
 
 } // namespace

@@ -247,8 +247,8 @@ void residual_plane(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64_t
             l.x, l.n, 0, l.n,
             [&](int64_t i, vec<T> x, vec<T> before, vec<T> after) __attribute__((always_inline)) {
                 const vec<T> value = l.sums(i, before, after) - l.factors(0, i) * x;
-                const vec<T> kept = pick(nonzero(l.inverses(i)), value, vec<T>{});
-                for (int o = 0; o < lanes<T>; ++o) put(i + o, number(kept, o));
+                const vec<T> nonzero_values = pick(nonzero(l.inverses(i)), value, vec<T>{});
+                for (int o = 0; o < lanes<T>; ++o) put(i + o, number(nonzero_values, o));
             },
             [&](int64_t i) __attribute__((always_inline)) {
                 put(i, is_zero(l.inverse_at(i)) ? T{} : l.sum(i) - l.factor(0, i) * l.x[i]);

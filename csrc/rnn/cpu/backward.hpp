@@ -43,7 +43,7 @@ template <class S, class C> struct Backward {
         }
         for (int i = 0; i < p.plan.threads(); ++i) {
             auto* terms = arena.take<typename GradientBlock<S>::Term>(
-                visits.adds_r ? visits.parts.groups * visits.most_terms() : 0);
+                visits.adds_r ? visits.parts.groups * visits.max_terms() : 0);
             StepPointers* line_of_thread = arena.take<StepPointers>(ceil_div(shape.B, p.plan.rows));
             auto* place_of_thread = arena.take<RowPartition::Place>(ceil_div(shape.B, p.plan.rows));
             if (i == thread) {
@@ -93,7 +93,7 @@ template <class S, class C> struct Backward {
             else
                 copy(p.dlast.h, ds_line(0, i));
             for (int k = 1; k < states; ++k) copy(p.dlast.others[k - 1], ds_line(k, i));
-            for (int slot = 0; slot < visits.kept && begin == 0; ++slot)
+            for (int slot = 0; slot < visits.slots && begin == 0; ++slot)
                 clear(dp_line(slot, i), G * D, panel_depth<S>(G * D));
             for (int g = 0; g < G && !p.db_rows; ++g)
                 for (int64_t u = begin; u < end; u += W) store(db_line(n, row) + g * Dp + u, vec<T>{});
@@ -103,7 +103,7 @@ template <class S, class C> struct Backward {
     // The gradient of h passed back from the next step, or that of the final state
     FASTITER_INLINE vec<T> carried(vec<T> through_r, int64_t i, int64_t u, bool product) {
         const vec<T> dh = load(ds_line(0, i) + u) + through_r;
-        if (!bound_dh.given || !product) return dh;
+        if (!bound_dh.is_finite || !product) return dh;
         return bound_dh.value > 0 ? clip<T>(dh, bound_dh.value) : vec<T>{}; // 0 lets no NaN through
     }
 
@@ -237,7 +237,7 @@ template <class S, class C> struct Backward {
         gradient(0, line.dstates.h);
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k) gradient(k, line.dstates.others[k - 1]);
-        if (bound_h.given)
+        if (bound_h.is_finite)
             d[0] = select<T>(magnitude<T>(load_up_to(line.now.h + u, count)) < bound_h.value, d[0], vec<T>{});
         C::backward(x.keep, x.before, x.now, ahead, d, dx, products);
 #pragma GCC unroll 4

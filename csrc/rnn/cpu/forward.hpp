@@ -203,7 +203,7 @@ template <class S, class C> struct Forward {
 
     FASTITER_INLINE void finish_cell(Work& w, const StepPointers& line, int64_t d, int64_t parity) {
         C::finish(w.state, w.keep);
-        if (bound.given) w.state[0] = clip<T>(w.state[0], bound.value);
+        if (bound.is_finite) w.state[0] = clip<T>(w.state[0], bound.value);
         store_up_to(h_line(parity ^ 1, line.i) + d, w.state[0], D - d); // zeros beyond D, for the product
         if (line.states.h) store_up_to(line.states.h + d, w.state[0], D - d);
         keep(w, line, d);

@@ -25,14 +25,14 @@ template <class S> struct GradientBlock {
     const int64_t D = shape.D, gates, panels = ceil_div(D, kPanelUnits),
                   lines = Rows::scratch_lines(shape, p.plan.rows);
     const int64_t dp_stride = apart<S>(gates * D);
-    const int64_t block = steps_of_block(shape), kept = adds_r ? max_of(2, block) : 2;
+    const int64_t block = steps_of_block(shape), slots = adds_r ? max_of(2, block) : 2;
     // Parts of the rows with separate sums, so that threads with rows of different parts share no data until the end.
     // They do not depend on the groups of rows, so neither do the sums.
     const RowPartition parts{shape, parts_of_rows(shape)}, groups{shape, p.plan.rows};
     const int64_t rows_of_part = ceil_div(shape.B, parts.groups); // at most
     // Row stride of h, and panel stride, which includes one padding row as in apart()
     const int64_t line_of_h = panels > 1 ? kPanelUnits : round_up(D, W),
-                  panel_of_h = (kept * rows_of_part + 1) * line_of_h;
+                  panel_of_h = (slots * rows_of_part + 1) * line_of_h;
     const Rows every_row{shape, 0, 1};
     S* dp = nullptr;        // [visit][row][gate * D + d]
     S* h = nullptr;         // h before the same steps, [part][panel][visit][row of the part][vector of units][lane]
@@ -43,7 +43,7 @@ template <class S> struct GradientBlock {
 
     // Takes memory for a group of heads, this thread's or another's.
     void lay_out(Arena& arena, bool is_mine) {
-        S* dp_of_group = arena.take<S>(kept * lines * dp_stride);
+        S* dp_of_group = arena.take<S>(slots * lines * dp_stride);
         S* h_of_group = arena.take<S>(adds_r ? parts.groups * size_of_part() : 0);
         if (is_mine) {
             dp = dp_of_group;
@@ -80,12 +80,12 @@ template <class S> struct GradientBlock {
     int64_t first_of_block(int64_t visit) const { return max_of(0, visit + 1 - (block - steps_left(visit) % block)); }
     bool ends_block(int64_t visit) const { return steps_left(visit) % block == 0 || visit == shape.T - 1; }
 
-    int64_t most_terms() const { return block * rows_of_part; } // upper bound for one part
-    Term* terms_of(int part) const { return terms + part * most_terms(); }
+    int64_t max_terms() const { return block * rows_of_part; } // upper bound for one part
+    Term* terms_of(int part) const { return terms + part * max_terms(); }
 
     // Lists a part's terms of this block up to `visit`: step by step, row by row.
     int64_t find_terms(int part, int64_t visit) {
-        Term* found = terms_of(part);
+        Term* entries = terms_of(part);
         int64_t count = 0;
         for (int64_t k = first_of_block(visit); k <= visit; ++k) {
             const int64_t slot = slot_of(k), active = every_row.active(step_of(k));
@@ -94,7 +94,7 @@ template <class S> struct GradientBlock {
                 if (position >= active) break;
                 const RowPartition::Place place = groups.place_of(position);
                 const int64_t line = Rows::line_of_group(shape, place.group, groups.groups) + place.row;
-                found[count++] = {dp_line(slot, line), (slot * rows_of_part + row) * line_of_h};
+                entries[count++] = {dp_line(slot, line), (slot * rows_of_part + row) * line_of_h};
             }
         }
         return count;
@@ -102,7 +102,7 @@ template <class S> struct GradientBlock {
 
     // Adds the products of the terms' dp and h to rows [first, first + ROWS) of a part of dr, for one panel.
     template <int ROWS, int NV>
-    void add_tile(int part, int64_t n, int64_t visit, int64_t found, int64_t first, int64_t panel) {
+    void add_tile(int part, int64_t n, int64_t visit, int64_t entries, int64_t first, int64_t panel) {
         const bool goes_on = p.dr_block && first_of_block(visit) == 0;
         const bool is_finished = !p.dr_block || steps_left(visit) % block == 0;
         vec<T> acc[ROWS][NV] = {};
@@ -120,7 +120,7 @@ template <class S> struct GradientBlock {
         const S* of_panel = h_line(0, {part, 0}) + panel * panel_of_h;
         const Term* term = terms_of(part);
 #pragma GCC unroll 2
-        for (int64_t k = 0; k < found; ++k)
+        for (int64_t k = 0; k < entries; ++k)
             multiply_add<T, ROWS, NV, 1>(term[k].dp + first, 1, 0, of_panel + term[k].h, 0, 1, acc);
         for (int i = 0; i < ROWS; ++i)
             for (int v = 0; v < NV; ++v) {
@@ -132,12 +132,12 @@ template <class S> struct GradientBlock {
     }
 
     void add_part(int part, int64_t n, int64_t visit, Range mine) {
-        const int64_t found = are_known ? block * parts.count(part) : find_terms(part, visit);
+        const int64_t entries = are_known ? block * parts.count(part) : find_terms(part, visit);
         for (int64_t j = 0; j < panels; ++j)
             for_each_tile<R>(mine.end - mine.begin, [&](int64_t first, int count) {
                 with_count<U>(vectors_of(j), [&]<int NV>() {
                     with_count<R>(
-                        count, [&]<int ROWS>() { add_tile<ROWS, NV>(part, n, visit, found, mine.begin + first, j); });
+                        count, [&]<int ROWS>() { add_tile<ROWS, NV>(part, n, visit, entries, mine.begin + first, j); });
                 });
             });
     }

@@ -143,8 +143,9 @@ template <class S> FASTITER_INLINE vec<S> rounded(vec<S> x) {
 template <class S> struct Bound {
     static constexpr double infinity = __builtin_inf();
     accumulate_t<S> value;
-    bool given;
-    explicit Bound(double bound) : value(rounded<S>(vec<S>{} + accumulate_t<S>(bound))[0]), given(bound < infinity) {}
+    bool is_finite;
+    explicit Bound(double bound)
+        : value(rounded<S>(vec<S>{} + accumulate_t<S>(bound))[0]), is_finite(bound < infinity) {}
 };
 
 // Sets elements [begin, end) of a line to 0.

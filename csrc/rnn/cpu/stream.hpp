@@ -96,7 +96,7 @@ template <class T, class C> struct StepOfLayer {
         for (int k = 1; k < states; ++k) state[k] = load_up_to(layer.others[k - 1] + at, left);
         C::begin(gates, products, state, keep);
         C::finish(state, keep);
-        if (bound.given) state[0] = clip<T>(state[0], bound.value);
+        if (bound.is_finite) state[0] = clip<T>(state[0], bound.value);
         store_up_to(after + at, state[0], left);
         if (y) store_up_to(y + at, state[0], left);
 #pragma GCC unroll 4

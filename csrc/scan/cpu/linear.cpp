@@ -111,9 +111,9 @@ template <class S, bool Complex> struct Forward {
     }
 
     template <int V, int R> void in_parts(const Sequence* q, int64_t from, int64_t to, int64_t columns) const {
-        for (; from < to; from += kUntilAsked) {
-            narrow<V, R>(q, from, min_of(to, from + kUntilAsked), columns);
-            if (has_to_stop(team, R * kUntilAsked * columns)) return;
+        for (; from < to; from += kStepsPerCheck) {
+            narrow<V, R>(q, from, min_of(to, from + kStepsPerCheck), columns);
+            if (has_to_stop(team, R * kStepsPerCheck * columns)) return;
         }
     }
 

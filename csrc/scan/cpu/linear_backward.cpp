@@ -164,9 +164,9 @@ template <class S, bool Complex, Da kind> struct Backward {
 
     template <int V, int R> void in_parts(const Sequence* q, int64_t from, int64_t to) const {
         for (int64_t end; from < to; from = end) {
-            end = min_of(to, (from / kUntilAsked + 1) * kUntilAsked);
+            end = min_of(to, (from / kStepsPerCheck + 1) * kStepsPerCheck);
             narrow<V, R>(q, from, end);
-            if (has_to_stop(team, R * kUntilAsked * columns())) return;
+            if (has_to_stop(team, R * kStepsPerCheck * columns())) return;
         }
     }
 

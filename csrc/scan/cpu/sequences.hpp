@@ -51,7 +51,7 @@ constexpr int64_t kTurn = 8;
 template <class S> FASTITER_INLINE void fetch(const S* p) { __builtin_prefetch(p, 0, 2); }
 
 // Steps of a sequence between two polls for a request to stop; a multiple of the steps of a partial sum
-constexpr int64_t kUntilAsked = 1 << 12;
+constexpr int64_t kStepsPerCheck = 1 << 12;
 
 // Calls f(column, count) for each vector of a row; count is a compile-time constant for whole vectors. A loop that runs
 // backwards in time also traverses each row backwards: the hardware prefetcher then sees one stream of descending

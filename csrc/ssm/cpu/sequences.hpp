@@ -22,13 +22,13 @@ FASTITER_INLINE int64_t tiles_before(const Sequences& s, int64_t i, int64_t step
 }
 
 // Divides memory into aligned arrays; without memory it only counts.
-class Cutter {
+class Arena {
 public:
-    explicit Cutter(void* memory) : at_(static_cast<char*>(memory)) {}
+    explicit Arena(void* memory) : at_(static_cast<char*>(memory)) {}
     template <class T> T* take(int64_t count) {
-        T* found = at_ ? reinterpret_cast<T*>(at_ + bytes_) : nullptr;
+        T* result = at_ ? reinterpret_cast<T*>(at_ + bytes_) : nullptr;
         bytes_ += size_t(round_up(count * int64_t(sizeof(T)), 64));
-        return found;
+        return result;
     }
     size_t bytes() const { return bytes_; }
 

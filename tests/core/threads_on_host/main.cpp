@@ -77,7 +77,7 @@ void step_endlessly(const void* context, Team team) {
         if (team.id == e.late) usleep(5000);
         wait(team.barriers[0], team.size);
         if (team.size > 1) wait(team.barriers[team.size - 1], team.size);
-    } while (!has_to_stop(team, kOperationsPerLook / 2));
+    } while (!has_to_stop(team, kOperationsPerCheck / 2));
     ++e.ended;
 }
 
@@ -110,7 +110,7 @@ void stops() {
     is_requested = true;
     auto short_job = [](const void* context, Team team) {
         for (int i = 0; i < 20; ++i)
-            require(!has_to_stop(team, kOperationsPerLook), "a call that must not stop is not asked to"),
+            require(!has_to_stop(team, kOperationsPerCheck), "a call that must not stop is not asked to"),
                 usleep(10'000);
         ++static_cast<const Endless*>(context)->ended;
     };

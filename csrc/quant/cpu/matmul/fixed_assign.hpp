@@ -45,7 +45,7 @@ template <class T> struct Target {
     T mask = 0; // ones in the format's bits
     // For wrap_some: number of low bits that are kept, their mask, and the high bits of negative and positive results
     int width = 1, low = 0;
-    T kept = 0, high_negative = 0, high_positive = 0;
+    T low_mask = 0, high_negative = 0, high_positive = 0;
     bool by_sign = false, by_low_sign = false, by_floor = false;
 };
 
@@ -69,11 +69,11 @@ template <class T> Target<T> target_of(const FixedTarget& f) {
     t.mask = T(ones(f.width));
     t.width = f.width;
     t.low = f.width - f.saturated_bits;
-    t.kept = T(ones(t.low));
+    t.low_mask = T(ones(t.low));
     t.by_floor = f.overflow == Overflow::sign_magnitude;
     t.by_sign = f.overflow == Overflow::sign_magnitude_one;
     t.by_low_sign = f.overflow == Overflow::sign_magnitude_some;
-    t.high_positive = T(t.hi & ~t.kept);
+    t.high_positive = T(t.hi & ~t.low_mask);
     t.high_negative = f.is_signed ? t.lo : t.high_positive;
     return t;
 }
@@ -102,7 +102,7 @@ template <class T> inline vec<T> other_overflow(vec<T> f, vec<T> floor, const Ta
     if (t.by_floor || t.by_sign)
         u = wrapped<T>(u, t);
     else
-        u = (u & t.kept) | ((negative & t.high_negative) | (~negative & t.high_positive));
+        u = (u & t.low_mask) | ((negative & t.high_negative) | (~negative & t.high_positive));
     return outside ? u : f;
 }
 

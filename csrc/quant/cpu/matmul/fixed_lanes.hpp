@@ -33,8 +33,8 @@ template <class T> struct Tiles {
     int rows = 1, vectors = 1;
     TileFunction<T> full = nullptr, narrow = nullptr;
 };
-constexpr int kMostVectors = 4;
-constexpr int kMostRows = 6;
+constexpr int kMaxVectors = 4;
+constexpr int kMaxRows = 6;
 
 Tiles<int16_t> fused16(Rounding r, Overflow o, FixedProduct product);
 Tiles<int32_t> fused32(Rounding r, Overflow o);

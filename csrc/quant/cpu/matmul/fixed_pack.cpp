@@ -91,7 +91,7 @@ void pack_pairs(const FixedCodes& x, int64_t first, int64_t count, int64_t K, in
                 for (int64_t k = 0; k < block; k += 2) out[(k0 + k) / 2 * columns + n] = join(line[k], line[k + 1]);
             }
     } else {
-        int16_t low[kMostVectors * lanes<int32_t>], high[kMostVectors * lanes<int32_t>];
+        int16_t low[kMaxVectors * lanes<int32_t>], high[kMaxVectors * lanes<int32_t>];
         for (int64_t k = 0; k < K; k += 2) {
             read(x.data, x.k.at(k), x.item, first, count, left, low, 1);
             if (k + 1 < K) read(x.data, x.k.at(k + 1), x.item, first, count, left, high, 1);

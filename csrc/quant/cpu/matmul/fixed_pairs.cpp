@@ -32,7 +32,7 @@ public:
             const Range packs = share(count, team.id, team.size);
             if (m0 > 0) wait(team.barriers[0], team.size); // all threads have read the previous chunk
             pack_a(m0, packs, a);
-            for (int64_t i = 0; team.id == 0 && i < kMostRows * lines_; ++i) a[count * lines_ + i] = 0;
+            for (int64_t i = 0; team.id == 0 && i < kMaxRows * lines_; ++i) a[count * lines_ + i] = 0;
             wait(team.barriers[0], team.size);
             const bool by_panel = panels >= 2 * team.size;
             const Range mine = by_panel ? share(panels, team.id, team.size) : Range{0, panels};
@@ -44,10 +44,10 @@ public:
 private:
     int64_t chunk_rows() const {
         const int64_t fits = kChunkBytes / max_of(1, lines_ * int64_t(sizeof(T)));
-        return max_of(1, min_of(g_.M, max_of(fits, 8 * kMostRows)));
+        return max_of(1, min_of(g_.M, max_of(fits, 8 * kMaxRows)));
     }
     // Padding rows after the last one, for a tile that is not full.
-    int64_t packed_a() const { return round_up((chunk_ + kMostRows) * lines_ * int64_t(sizeof(T)), 64); }
+    int64_t packed_a() const { return round_up((chunk_ + kMaxRows) * lines_ * int64_t(sizeof(T)), 64); }
     int64_t panel_bytes() const { return round_up(lines_ * columns_ * int64_t(sizeof(T)), 64); }
 
     void pack_a(int64_t m0, Range rows, T* a) const {
@@ -68,7 +68,7 @@ private:
         }
         if (!is_paired_) pack_panel(g_.b, n0, count, g_.K, g_.plan.b_left, columns, panel_);
         for (int64_t i = rows.begin; i < rows.end; i += tiles_.rows) {
-            alignas(64) Sum sums[kMostRows * kMostVectors * lanes<T>];
+            alignas(64) Sum sums[kMaxRows * kMaxVectors * lanes<T>];
             const int64_t tile_rows = min_of(tiles_.rows, rows.end - i);
             start(m0 + i, tile_rows, n0, count, columns, sums);
             run_tile(a + i * lines_, is_narrow ? tiles_.narrow : tiles_.full, columns, sums);
@@ -93,7 +93,7 @@ private:
         } else {
             const int64_t size = tiles_.rows * columns;
             for (int64_t k0 = 0; k0 < lines_; k0 += depth_) {
-                alignas(64) T part[kMostRows * kMostVectors * lanes<T>] = {};
+                alignas(64) T part[kMaxRows * kMaxVectors * lanes<T>] = {};
                 tile(a + k0, lines_, panel_ + k0 * columns, min_of(depth_, lines_ - k0), part, steps_);
                 for (int64_t i = 0; i < size; ++i) sums[i] = Sum(uint64_t(sums[i]) + uint64_t(int64_t(part[i])));
             }

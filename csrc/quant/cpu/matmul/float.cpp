@@ -9,7 +9,7 @@ namespace {
 
 // Computation of a step: the sum in T is exact, rounded to nearest, or rounded to odd; then it is rounded to the
 // format. `machine`: the format is float itself, so that the hardware's rounding is the format's.
-enum class How { exact, nearest, odd, machine };
+enum class Sum { exact, nearest, odd, machine };
 
 // Rounds to nearest, ties to even: adding 1.5 2^23 last places leaves no bits below them. Numbers beyond `largest`,
 // 2^(104 + mantissa), stay beyond it, so it must exceed the format's range.
@@ -71,16 +71,16 @@ FASTITER_INLINE vec<double> nearest_sum(vec<double> a, vec<double> b, vec<double
 }
 
 // OWN: the format has T's exponent range.
-template <class T, Rounding R, How H, bool OWN>
+template <class T, Rounding R, Sum H, bool OWN>
 FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& to) {
     vec<T> sum, r;
-    if constexpr (H == How::exact)
+    if constexpr (H == Sum::exact)
         sum = a * b + c;
-    else if constexpr (H == How::nearest)
+    else if constexpr (H == Sum::nearest)
         sum = fma(a, b, c); // the product is exact
     else
         sum = sum_to_odd(a, b, c);
-    if constexpr (H == How::nearest && R == Rounding::even && !OWN)
+    if constexpr (H == Sum::nearest && R == Rounding::even && !OWN)
         r = to.nearest_even(sum);
     else if constexpr (OWN)
         r = without_bits<T, R>(sum, random_words<T>{}, to.dropped);
@@ -96,7 +96,7 @@ FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& 
 }
 
 // a: rows with stride a_row; panel as in tile.hpp; out: rows of NV vectors
-template <class T, Rounding R, How H, bool OWN, int ROWS, int NV>
+template <class T, Rounding R, Sum H, bool OWN, int ROWS, int NV>
 void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* out) {
     constexpr int W = lanes<T>;
     const Accumulator<T> to(g.acc, OWN);
@@ -114,9 +114,9 @@ void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* ou
     };
     auto add = [&](vec<T> x, vec<T> y, vec<T> c) { return nearest_sum(x, y, c, g.in_double); };
     for (int64_t k = 0; k < g.K; ++k) {
-        const int64_t last = H == How::machine ? g.K : min_of(g.K, k + g.every) - 1;
+        const int64_t last = H == Sum::machine ? g.K : min_of(g.K, k + g.every) - 1;
         for (; k < last; ++k) each(k, add);
-        if constexpr (H != How::machine)
+        if constexpr (H != Sum::machine)
             each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return step<T, R, H, OWN>(x, y, c, to); });
     }
 #pragma GCC unroll 8
@@ -131,18 +131,18 @@ template <class T> struct Tiles {
     Tile<T> full, narrow;
 };
 
-template <class T, Rounding R, How H, bool OWN> Tiles<T> tiles() {
+template <class T, Rounding R, Sum H, bool OWN> Tiles<T> tiles() {
     return {tile<T, R, H, OWN, kRows, kVectors>, tile<T, R, H, OWN, kRows, 1>};
 }
 
-template <class T, How H, bool OWN = false> Tiles<T> tiles_for(Rounding r) {
+template <class T, Sum H, bool OWN = false> Tiles<T> tiles_for(Rounding r) {
     using enum Rounding;
     return with_constant<down, up, zero, away, half_away, even>(r, []<Rounding R>() { return tiles<T, R, H, OWN>(); });
 }
 
 template <bool OWN> Tiles<float> nearest_tiles(Rounding r) {
-    if (r == Rounding::half_away) return tiles<float, Rounding::half_away, How::nearest, OWN>();
-    return tiles<float, Rounding::even, How::nearest, OWN>();
+    if (r == Rounding::half_away) return tiles<float, Rounding::half_away, Sum::nearest, OWN>();
+    return tiles<float, Rounding::even, Sum::nearest, OWN>();
 }
 
 bool has_own_exponents(const FloatAccumulator& f) { return f.min_exponent == -126; }
@@ -228,17 +228,17 @@ template <class F> auto with_product(const QuantMatmul& g, F&& f) {
     const Rounding r = g.acc.rounding;
     const bool own = has_own_exponents(g.acc);
 #if defined(__AVX2__)
-    if (is_machines_own(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, How::machine, true>()));
+    if (is_machines_own(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, Sum::machine, true>()));
 #endif
     const bool serves = own || r == Rounding::half_away || NearestEven::serves(g.acc);
     if (is_narrow(g) && g.sums == FloatSums::nearest_in_float && serves)
         return f(Product<float, float>(g, own ? nearest_tiles<true>(r) : nearest_tiles<false>(r)));
 #if defined(__AVX512F__)
     if (is_narrow(g))
-        return f(Product<float, float>(g, own ? tiles_for<float, How::odd, true>(r) : tiles_for<float, How::odd>(r)));
+        return f(Product<float, float>(g, own ? tiles_for<float, Sum::odd, true>(r) : tiles_for<float, Sum::odd>(r)));
 #endif
     const bool fit = g.sums == FloatSums::exact_in_double;
-    const Tiles<double> in_double = fit ? tiles_for<double, How::exact>(r) : tiles_for<double, How::odd>(r);
+    const Tiles<double> in_double = fit ? tiles_for<double, Sum::exact>(r) : tiles_for<double, Sum::odd>(r);
     if (g.in_double) return f(Product<double, double>(g, in_double));
     return f(Product<double, float>(g, in_double));
 }

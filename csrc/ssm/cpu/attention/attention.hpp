@@ -23,7 +23,7 @@ constexpr int64_t kPanelSize = kAttentionTile * kPanelWidth;
 template <class T> struct PanelTile {
     T* data = nullptr;
 
-    void take(Cutter& memory, int64_t units) { data = memory.take<T>(ceil_div(units, kPanelWidth) * kPanelSize); }
+    void take(Arena& memory, int64_t units) { data = memory.take<T>(ceil_div(units, kPanelWidth) * kPanelSize); }
     T* at(int64_t unit, int64_t step) const {
         return data + unit / kPanelWidth * kPanelSize + step * kPanelWidth + unit % kPanelWidth;
     }
@@ -273,7 +273,7 @@ template <class T> struct ColumnStates {
     T* data = nullptr;
     int64_t K = 0, V = 0;
 
-    void take(Cutter& memory, int64_t rows, int64_t columns) {
+    void take(Arena& memory, int64_t rows, int64_t columns) {
         K = rows;
         V = columns;
         data = memory.take<T>(blocks() * K * kColumns<T>);
@@ -305,18 +305,18 @@ private:
     }
 };
 
-// The passes of a tile: each has at most `most` steps and contains no reset except at its first step.
+// The passes of a tile: each has at most `limit` steps and contains no reset except at its first step.
 struct Passes {
     int32_t count = 0;
     int32_t start[kAttentionTile + 1];
 
-    Passes(int64_t steps, int most, const uint8_t* reset) {
+    Passes(int64_t steps, int limit, const uint8_t* reset) {
         for (int64_t t = 0; t < steps;) {
             start[count++] = int32_t(t);
             int64_t to = t + 1;
-            // A pass has either `most` steps or one: each case has its own code.
-            while (to < min_of(steps, t + most) && !(reset && reset[to])) ++to;
-            t = to - t == most ? to : t + 1;
+            // A pass has either `limit` steps or one: each case has its own code.
+            while (to < min_of(steps, t + limit) && !(reset && reset[to])) ++to;
+            t = to - t == limit ? to : t + 1;
         }
         start[count] = int32_t(steps);
     }

@@ -24,7 +24,7 @@ public:
 protected:
     static constexpr int W = lanes<T>;
 
-    BackwardPass(const AttentionGradient<T>& p, Cutter& cut) : p_(p), f_(p.forward), s_(p.forward.shape) {
+    BackwardPass(const AttentionGradient<T>& p, Arena& cut) : p_(p), f_(p.forward), s_(p.forward.shape) {
         for (PanelTile<T>* tile : {&q_, &k_, &dq_, &dk_, &ddecay_, &sum_}) tile->take(cut, s_.K);
         decay_.take(cut, decay_units(s_));
         for (PanelTile<T>* tile : {&v_, &d_o_, &dv_}) tile->take(cut, s_.V);

@@ -74,7 +74,7 @@ template <class T, int Count> void advance_by(const Pass<T>& w, Decay decay, T* 
 template <class T> class Forward {
 public:
     Forward(const Attention<T>& p, void* memory) : p_(p), s_(p.shape) {
-        Cutter cut(memory);
+        Arena cut(memory);
         q_.take(cut, s_.K);
         k_.take(cut, s_.K);
         decay_.take(cut, decay_units(s_));
@@ -82,7 +82,7 @@ public:
         o_.panel.take(cut, s_.V);
         coefficients_ = cut.take<T>(kAttentionTile);
         states_.take(cut, s_.K, s_.V);
-        if (p.gates.given) {
+        if (p.gates.present) {
             gates_.take(cut);
             n_ = cut.take<T>(round_up(s_.K, lanes<T>));
             products_ = cut.take<T>(kAttentionTile);
@@ -97,7 +97,7 @@ public:
         head_ = unit % s_.heads;
         const int64_t size = s_.K * s_.V;
         states_.read(p_.first ? p_.first + unit * size : nullptr);
-        if (p_.gates.given) read_normalizer(unit);
+        if (p_.gates.present) read_normalizer(unit);
         for (int64_t time = 0; time < q.padded; time += kAttentionTile) {
             if (has_to_stop(team, kAttentionTile * size)) return;
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
@@ -109,7 +109,7 @@ public:
                 zero_padding(q, time + max_of(steps, 0), min_of(time + kAttentionTile, q.padded));
         }
         states_.write(p_.last + unit * size);
-        if (p_.gates.given) write_normalizer(p_.gates.last_n, p_.gates.last_m, unit);
+        if (p_.gates.present) write_normalizer(p_.gates.last_n, p_.gates.last_m, unit);
     }
 
 private:
@@ -118,7 +118,7 @@ private:
         if (!p_.states) return;
         const int64_t place = (tiles_before(s_.sequences, q.index, kAttentionTile) + tile) * s_.heads + head_;
         states_.write(p_.states + place * s_.K * s_.V);
-        if (p_.gates.given) write_normalizer(p_.gates.states_n, p_.gates.states_m, place);
+        if (p_.gates.present) write_normalizer(p_.gates.states_n, p_.gates.states_m, place);
     }
 
     void run_tile(const Sequence& q, int64_t time, int64_t steps) {
@@ -126,7 +126,7 @@ private:
         uint8_t flags[kAttentionTile];
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
         read(at);
-        if (p_.gates.given) {
+        if (p_.gates.present) {
             m_ = gates_.read(p_.gates, head_, at, reset, m_);
             apply_gates(gates_, k_, decay_, s_.K, steps);
             advance_normalizer(q_, k_, gates_, reset, s_.K, steps, n_, PanelTile<T>{}, products_);
@@ -158,7 +158,7 @@ private:
             }
         }
         if (o_.array) return;
-        if (p_.gates.given) scale_steps(o_.panel, s_.V, steps, products_);
+        if (p_.gates.present) scale_steps(o_.panel, s_.V, steps, products_);
         o_.panel.write(p_.o, head_, s_.V, at);
     }
 
@@ -180,7 +180,7 @@ private:
             v_.panel.read(p_.v, head_, s_.V, at);
             pad_columns(v_.panel, s_.V, at.steps);
         }
-        if (!p_.gates.given) o_.place(p_.o, head_, s_.V, at); // else it is divided by the normaliser
+        if (!p_.gates.present) o_.place(p_.o, head_, s_.V, at); // else it is divided by the normaliser
         if (p_.decay.units.data) read_decay(s_, p_.decay, head_, at, decay_);
         if (!p_.bonus) return;
         for (int64_t t = 0; t < at.steps; ++t)

@@ -9,10 +9,10 @@ namespace fastiter::ssm::FASTITER_LEVEL {
 template <class T> struct GateTile {
     T *f = nullptr, *i = nullptr, *m = nullptr; // e^(log sigmoid(f) + m' - m), e^(i - m), m; zeros beyond the last step
     T* slope = nullptr;                         // derivative of log sigmoid(f) with respect to f
-    T* kept = nullptr;                          // 1 where m is log sigmoid(f) + m', 0 where it is i
+    T* decays = nullptr;                        // 1 where m is log sigmoid(f) + m', 0 where it is i
 
-    void take(Cutter& memory) {
-        for (T** x : {&f, &i, &m, &slope, &kept}) *x = memory.take<T>(kAttentionTile);
+    void take(Arena& memory) {
+        for (T** x : {&f, &i, &m, &slope, &decays}) *x = memory.take<T>(kAttentionTile);
     }
 
     // Reads a tile; `before` is the maximum before it. Returns the maximum after it.
@@ -26,8 +26,8 @@ template <class T> struct GateTile {
         }
         for (int64_t t = 0; t < at.steps; ++t) {
             const T former = reset && reset[t] ? T(0) : before, sum = f[t] + former;
-            kept[t] = sum > i[t] || sum != sum;
-            before = m[t] = kept[t] ? sum : i[t];
+            decays[t] = sum > i[t] || sum != sum;
+            before = m[t] = decays[t] ? sum : i[t];
             f[t] -= before - former; // including the rounding error of the sum, which would accumulate over the steps
         }
         for (int64_t t = 0; t < kAttentionTile; t += lanes<T>) {
@@ -72,10 +72,10 @@ template <class T>
 FASTITER_NOINLINE void invert_normalizer(const GateTile<T>& gates, int64_t steps, double eps, T* products, T* signs) {
     for (int64_t t = steps; t < kAttentionTile; ++t) products[t] = 1;
     for (int64_t t = 0; t < kAttentionTile; t += lanes<T>) {
-        const vec<T> product = load(products + t), least = exp<T>(-load(gates.m + t)), size = magnitude<T>(product);
-        const mask<T> is_least = size <= least;
-        if (signs) store(signs + t, select<T>(is_least, vec<T>{}, copy_sign<T>(broadcast(T(1)), product)));
-        store(products + t, T(1) / (select<T>(is_least, least, size) + T(eps)));
+        const vec<T> product = load(products + t), smallest = exp<T>(-load(gates.m + t)), size = magnitude<T>(product);
+        const mask<T> is_smallest = size <= smallest;
+        if (signs) store(signs + t, select<T>(is_smallest, vec<T>{}, copy_sign<T>(broadcast(T(1)), product)));
+        store(products + t, T(1) / (select<T>(is_smallest, smallest, size) + T(eps)));
     }
 }
 

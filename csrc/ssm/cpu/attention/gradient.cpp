@@ -14,14 +14,14 @@ template <class T> class Backward : public BackwardPass<T, Backward<T>> {
     using Base::W, Base::p_, Base::f_, Base::s_, Base::head_, Base::upcoming_, Base::columns_, Base::clear;
 
 public:
-    Backward(const AttentionGradient<T>& p, void* memory) : Backward(p, Cutter(memory)) {}
+    Backward(const AttentionGradient<T>& p, void* memory) : Backward(p, Arena(memory)) {}
 
 private:
-    Backward(const AttentionGradient<T>& p, Cutter cut) : Base(p, cut) {
+    Backward(const AttentionGradient<T>& p, Arena cut) : Base(p, cut) {
         coefficients_ = cut.take<T>(kAttentionTile);
         products_ = cut.take<T>(kAttentionTile);
         dbonus_ = cut.take<T>(round_up(s_.K, W));
-        if (f_.gates.given) {
+        if (f_.gates.present) {
             gates_.take(cut);
             n_.take(cut, s_.K);
             for (T** vector : {&n_before_, &dn_}) *vector = cut.take<T>(round_up(s_.K, W));
@@ -33,7 +33,7 @@ private:
     void begin_head(int64_t place) {
         dm_place_ = place;
         for (int64_t n = 0; n < s_.K; n += W) store(dbonus_ + n, vec<T>{});
-        if (f_.gates.given) read_vector(p_.dlast_n, place, dn_);
+        if (f_.gates.present) read_vector(p_.dlast_n, place, dn_);
     }
     void end_head(int64_t place) {
         if (p_.dfirst_n) write_vector(p_.dfirst_n, place, dn_);
@@ -56,13 +56,13 @@ private:
         Base::fetch(q, time, place, shares(steps));
         uint8_t flags[kAttentionTile];
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
-        if (f_.gates.given) begin_gates(at, reset, place);
+        if (f_.gates.present) begin_gates(at, reset, place);
         if (needs_columns()) visit_all_columns(reset, steps);
         if (needs_rows()) visit_all_rows(reset, steps, place);
-        if (f_.gates.given && needs_rows()) add_normalizer(reset, steps);
+        if (f_.gates.present && needs_rows()) add_normalizer(reset, steps);
         if (f_.bonus) add_bonus(steps);
         if (s_.decay == Decay::scalar && needs_rows()) add_rows(ddecay_, s_.K, steps);
-        if (f_.gates.given && needs_rows()) write_gates(at, reset);
+        if (f_.gates.present && needs_rows()) write_gates(at, reset);
         Base::write(at);
     }
 
@@ -132,10 +132,10 @@ private:
             vec<T> di{};
             for (int64_t c = 0; c < s_.K; c += W) di = fma(load(k_.at(c, t)), load(dk_.at(c, t)), di);
             dm += signs_[t];
-            const bool kept = gates_.kept[t] != 0;
-            const T d_i = sum_of<T>(di) + (kept ? T(0) : dm),
-                    d_lf = *ddecay_.at(0, t) * gates_.f[t] + (kept ? dm : T(0));
-            if (!kept || (reset && reset[t])) dm = 0;
+            const bool decays = gates_.decays[t] != 0;
+            const T d_i = sum_of<T>(di) + (decays ? T(0) : dm),
+                    d_lf = *ddecay_.at(0, t) * gates_.f[t] + (decays ? dm : T(0));
+            if (!decays || (reset && reset[t])) dm = 0;
             store(sum_.at(0, t), broadcast(d_i));
             store(ddecay_.at(0, t), broadcast(d_lf * gates_.slope[t]));
         }

@@ -26,11 +26,11 @@ struct AttentionShape {
 constexpr int64_t kAttentionTile = 48;
 
 // The gates of mLSTM, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is
-// e^(lf + m' - m), k is multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `given`
+// e^(lf + m' - m), k is multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `present`
 // distinguishes empty gates from none. n (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are
 // contiguous; `states_n` and `states_m` are their values before every tile.
 template <class T> struct Gates {
-    bool given = false;
+    bool present = false;
     Heads i, f;
     double eps = 0;
     const T *first_n = nullptr, *first_m = nullptr;

@@ -22,7 +22,7 @@ template <class T> class Forward : ConvPass<T> {
 
 public:
     Forward(const CausalConv<T>& p, void* memory) : Base(p, division(p)) {
-        Cutter cut(memory);
+        Arena cut(memory);
         const int64_t before = s_.W - 1;
         filters_ = cut.take<T>(d_.blocks() * Base::filter_numbers());
         x_ = cut.take<T>(max_of(d_.numbers(before + d_.tile), before * L));

@@ -72,7 +72,7 @@ template <class T> struct Parts {
     int64_t count = 0;
     T *dweight = nullptr, *dbias = nullptr;
 
-    Parts(const CausalConvGradient<T>& p, const Division<T>& d, Cutter& memory)
+    Parts(const CausalConvGradient<T>& p, const Division<T>& d, Arena& memory)
         : count(p.forward.shape.sequences.count * d.chunks), dweight(p.dweight), dbias(p.dbias) {
         const ConvShape& s = p.forward.shape;
         if (count > 1 && p.dweight) dweight = memory.take<T>(count * s.D * s.W);
@@ -94,7 +94,7 @@ template <class T> class Backward : ConvPass<T> {
 public:
     Backward(const CausalConvGradient<T>& p, const Division<T>& division, const Parts<T>& parts, void* memory)
         : Base(p.forward, division), g_(p), parts_(parts) {
-        Cutter cut(memory);
+        Arena cut(memory);
         const int64_t before = s_.W - 1, steps = d_.tile + before;
         filters_ = cut.take<T>(d_.blocks() * Base::filter_numbers());
         reversed_ = cut.take<T>(Base::filter_numbers());
@@ -189,9 +189,9 @@ private:
             for (int64_t r = 0; r < kTogether; ++r) {
                 const int64_t step = t + r - (W - 1);
                 p.d_out[r] = Base::template at<const S>(g_.d_out, q, unit.first_channel, t + r);
-                const bool kept = g_.dx.data && step >= unit.from && step < to;
-                p.dx[r] =
-                    kept ? Base::template at<S>(g_.dx, q, unit.first_channel, step) : reinterpret_cast<S*>(unused_);
+                const bool is_stored = g_.dx.data && step >= unit.from && step < to;
+                p.dx[r] = is_stored ? Base::template at<S>(g_.dx, q, unit.first_channel, step)
+                                    : reinterpret_cast<S*>(unused_);
             }
             p.sums = t < to ? sums_ : unused_;
             differentiate_steps<S, W, Silu, kTogether>(p);
@@ -297,14 +297,14 @@ private:
 template <class T> int64_t conv_gradient_units(const CausalConvGradient<T>& p) { return division(p).units; }
 
 template <class T> size_t conv_gradient_workspace(const CausalConvGradient<T>& p, int threads) {
-    Cutter shared(nullptr);
+    Arena shared(nullptr);
     const Division<T> d = division(p);
     const Parts<T> parts(p, d, shared);
     return shared.bytes() + size_t(threads) * Backward<T>(p, d, parts, nullptr).bytes();
 }
 
 template <class T> void conv_gradient(const CausalConvGradient<T>& p, Team team) {
-    Cutter shared(p.workspace);
+    Arena shared(p.workspace);
     const Division<T> d = division(p);
     const Parts<T> parts(p, d, shared);
     char* own = static_cast<char*>(p.workspace) + shared.bytes();

@@ -9,7 +9,7 @@ template <class T> class Update {
 
 public:
     Update(const ConvUpdate<T>& p, void* memory) : p_(p) {
-        Cutter cut(memory);
+        Arena cut(memory);
         filter_ = cut.take<T>((p.W + 1) * L);
         inputs_ = cut.take<T>((max_of(p.N, p.W - 1) + p.L) * L);
         y_ = cut.take<T>(p.L * L);

@@ -11,7 +11,7 @@ namespace {
 template <class T> class Forward {
 public:
     Forward(const LowRank<T>& p, void* memory) : p_(p), f_(p.attention), s_(p.attention.shape) {
-        Cutter cut(memory);
+        Arena cut(memory);
         for (PanelTile<T>* tile : {&q_, &k_, &a_, &b_}) tile->take(cut, s_.K);
         decay_.take(cut, decay_units(s_));
         for (Columns<T>* tile : {&v_, &o_, &w_}) tile->panel.take(cut, s_.V);

@@ -17,15 +17,15 @@ template <class T> class Backward : public BackwardPass<T, Backward<T>> {
     using Base::W, Base::s_, Base::head_, Base::upcoming_, Base::columns_, Base::clear;
 
 public:
-    Backward(const LowRankGradient<T>& p, void* memory) : Backward(p, Cutter(memory)) {}
+    Backward(const LowRankGradient<T>& p, void* memory) : Backward(p, Arena(memory)) {}
 
 private:
-    Backward(const LowRankGradient<T>& p, Cutter cut) : Base(p.attention, cut), own_(p) {
+    Backward(const LowRankGradient<T>& p, Arena cut) : Base(p.attention, cut), own_(p) {
         for (PanelTile<T>* tile : {&a_, &b_, &da_, &db_}) tile->take(cut, s_.K);
         for (PanelTile<T>* tile : {&w_, &dw_}) tile->take(cut, s_.V);
         if (p.beta.units.data) {
             b_ = k_;
-            given_v_.take(cut, s_.V);
+            input_v_.take(cut, s_.V);
             beta_ = cut.take<T>(kAttentionTile);
         }
         later_dw_ = cut.take<T>(kBlocksTogether * kColumns<T>);
@@ -63,7 +63,7 @@ private:
         for (int64_t n = 0; n < s_.V; n += W)
             for (int64_t t = 0; t < at.steps; ++t) {
                 const vec<T> v = load(v_.at(n, t));
-                store(given_v_.at(n, t), v);
+                store(input_v_.at(n, t), v);
                 store(v_.at(n, t), v * beta_[t]);
             }
     }
@@ -75,7 +75,7 @@ private:
             vec<T> dbeta{};
             for (int64_t n = 0; n < s_.V; n += W) {
                 const vec<T> dv = load(dv_.at(n, t));
-                dbeta = fma(dv, load(given_v_.at(n, t)), dbeta);
+                dbeta = fma(dv, load(input_v_.at(n, t)), dbeta);
                 store(dv_.at(n, t), dv * beta);
             }
             for (int64_t n = 0; n < s_.K; n += W) {
@@ -165,7 +165,7 @@ private:
     }
 
     const LowRankGradient<T>& own_;
-    PanelTile<T> a_, b_, w_, da_, db_, dw_, given_v_;
+    PanelTile<T> a_, b_, w_, da_, db_, dw_, input_v_;
     T *later_dw_ = nullptr, *beta_ = nullptr;
 };
 

@@ -208,8 +208,8 @@ FASTITER_NOINLINE void visit_corrected_rows(const CorrectedRows<T>& p, const T* 
 #pragma GCC unroll 4
             for (int t = 0; t + 1 < Count; ++t) {
                 const int64_t step = t * kPanelWidth, at = panel + step + n;
-                const vec<T> kept = fma(load(p.b + step), broadcast(p.w[at]), decay.apply(t, S[t]));
-                S[t + 1] = fma(load(p.k + step), broadcast(p.v[at]), kept);
+                const vec<T> decayed = fma(load(p.b + step), broadcast(p.w[at]), decay.apply(t, S[t]));
+                S[t + 1] = fma(load(p.k + step), broadcast(p.v[at]), decayed);
             }
 #pragma GCC unroll 4
             for (int t = Count - 1; t >= 0; --t) {

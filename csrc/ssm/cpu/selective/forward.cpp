@@ -57,11 +57,11 @@ FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h
 
 template <class T, bool Complex, bool Small, bool Lanes>
 void advance_all(const Tile<T>& w, int64_t N, const T* rates, T* h) {
-    constexpr int64_t kMost = Complex ? kVectorBytes == 64 ? 4 : 2 : kVectorBytes == 64 && !Lanes ? 16 : 8;
-    w.lines->divide(w.steps * ceil_div(N, kMost));
+    constexpr int64_t kMaxStates = Complex ? kVectorBytes == 64 ? 4 : 2 : kVectorBytes == 64 && !Lanes ? 16 : 8;
+    w.lines->divide(w.steps * ceil_div(N, kMaxStates));
     int64_t n = 0;
-    for (; n + kMost <= N; n += kMost) advance<T, Complex, kMost, Small, Lanes>(w, n, rates, h);
-    if constexpr (kMost > 4)
+    for (; n + kMaxStates <= N; n += kMaxStates) advance<T, Complex, kMaxStates, Small, Lanes>(w, n, rates, h);
+    if constexpr (kMaxStates > 4)
         for (; n + 4 <= N; n += 4) advance<T, Complex, 4, Small, Lanes>(w, n, rates, h);
     for (; n < N; ++n) advance<T, Complex, 1, Small, Lanes>(w, n, rates, h);
 }
@@ -79,7 +79,7 @@ template <class T, bool Complex> class Forward {
 public:
     Forward(const SelectiveScan<T>& p, void* memory)
         : p_(p), s_(p.shape), numbers_(s_.N * P), lanes_(p.B.fixed || p.C.fixed) {
-        Cutter cut(memory);
+        Arena cut(memory);
         rates_.take(cut, s_.N);
         h_ = cut.take<T>(kPanel * numbers_ * W);
         B_.take(cut, p.B, s_.N, lanes_);
@@ -128,11 +128,11 @@ private:
             T* h = h_ + b * numbers_ * W;
             if (p_.states)
                 write_tile(states_of(p_.states, s_.D, numbers_), {tile, at.channel, at.channels, 0, numbers_}, h);
-            const vec<T> most = read(at);
+            const vec<T> largest = read(at);
             find_next(unit, q, b, time);
             const Tile<T> w = {d_,    du_,   y_,     B_.weights(p_.B, s_.N, b), C_.weights(p_.C, s_.N, b),
                                reset, steps, &lines_};
-            const bool small = rates_.are_small(b, most);
+            const bool small = rates_.are_small(b, largest);
             kAdvance<T, Complex>[lanes_][small](w, s_.N, rates_.of(b, s_.N), h);
             write(at);
         }
@@ -144,7 +144,7 @@ private:
         const vec<T> D = (p_.D ? load_up_to(p_.D + at.channel, at.channels) : vec<T>{}) * T(1.0 / P);
         read_tile(p_.u, at, du_);
         read_tile(p_.delta, at, d_);
-        vec<T> most{};
+        vec<T> largest{};
         for_steps(at.steps, [&]<int Count>(int64_t t) {
             vec<T> raw[Count];
 #pragma GCC unroll 8
@@ -154,13 +154,13 @@ private:
             for (int i = 0; i < Count; ++i) {
                 const int64_t place = (t + i) * W;
                 const vec<T> u = load(du_ + place), d = step.d[i];
-                most = max_keeping_nan(magnitude<T>(d), most); // ignores NaN, which every path propagates
+                largest = max_keeping_nan(magnitude<T>(d), largest); // ignores NaN, which every path propagates
                 store(d_ + place, d);
                 store(du_ + place, d * u);
                 store(y_ + place, p_.D ? D * u : vec<T>{});
             }
         });
-        return most;
+        return largest;
     }
 
     void write(const Place& at) {

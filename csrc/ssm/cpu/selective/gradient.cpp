@@ -16,7 +16,7 @@ template <class T> struct Parts {
     T *dB = nullptr, *dC = nullptr, *dA = nullptr, *dD = nullptr, *dbias = nullptr;
     int64_t panels, sequences, of_projection, of_states, of_channels;
 
-    Parts(const SelectiveGradient<T>& p, Cutter& memory) {
+    Parts(const SelectiveGradient<T>& p, Arena& memory) {
         const SelectiveShape& s = p.forward.shape;
         panels = Panels<T>(s).panels;
         sequences = s.sequences.count;
@@ -41,7 +41,7 @@ template <class T> struct Parts {
     }
 
 private:
-    void take(Cutter& memory, T*& part, T* result, bool fixed) const {
+    void take(Arena& memory, T*& part, T* result, bool fixed) const {
         if (fixed)
             part = sequences > 1 ? memory.take<T>(sequences * of_states) : result;
         else
@@ -60,7 +60,7 @@ public:
     Backward(const SelectiveGradient<T>& p, const Parts<T>& parts, void* memory)
         : p_(p), f_(p.forward), s_(p.forward.shape), parts_(parts), numbers_(s_.N * P),
           lanes_(f_.B.fixed || f_.C.fixed) {
-        Cutter cut(memory);
+        Arena cut(memory);
         rates_.take(cut, s_.N);
         B_.take(cut, f_.B, s_.N, lanes_);
         C_.take(cut, f_.C, s_.N, lanes_);
@@ -117,7 +117,7 @@ private:
         for (int64_t b = 0; b < unit.blocks; ++b) {
             const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
             read_tile(states_of(f_.states, s_.D, numbers_), {tile, at.channel, at.channels, 0, numbers_}, before_);
-            const vec<T> most = read(at);
+            const vec<T> largest = read(at);
             find_next(unit, q, b, time);
             const int64_t block = b * numbers_ * W;
             const Tile<T, Complex> w = {d_,
@@ -131,7 +131,7 @@ private:
                                         history_,
                                         &lines_};
             const States<T> states = {rates_.of(b, s_.N), before_, al_ + block, dA_ + block};
-            const bool small = rates_.are_small(b, most);
+            const bool small = rates_.are_small(b, largest);
             (lanes_  ? small ? visit_all<T, Complex, true, true> : visit_all<T, Complex, false, true>
              : small ? visit_all<T, Complex, true, false>
                      : visit_all<T, Complex, false, false>)(w, s_.N, states);
@@ -152,7 +152,7 @@ private:
             read_tile(p_.d_out, at, dy_);
         else
             fill_zero(dy_, at.steps * W);
-        vec<T> most{};
+        vec<T> largest{};
         for_steps(at.steps, [&]<int Count>(int64_t t) {
             vec<T> raw[Count];
 #pragma GCC unroll 8
@@ -162,7 +162,7 @@ private:
             for (int i = 0; i < Count; ++i) {
                 const int64_t place = (t + i) * W;
                 const vec<T> u = load(u_ + place), d = step.d[i];
-                most = max_keeping_nan(magnitude<T>(d), most);
+                largest = max_keeping_nan(magnitude<T>(d), largest);
                 store(d_ + place, d);
                 store(slope_ + place, step.slope[i]);
                 store(xu_ + place, d * u);
@@ -172,7 +172,7 @@ private:
             }
             read_gate<Count>(t);
         });
-        return most;
+        return largest;
     }
 
     // dy from the gradient of out, and the derivative of the loss with respect to z, divided by y
@@ -290,7 +290,7 @@ private:
 };
 
 template <class T, bool Complex> void run_units(const SelectiveGradient<T>& p, Team team) {
-    Cutter shared(p.workspace);
+    Arena shared(p.workspace);
     const Parts<T> parts(p, shared);
     char* own = static_cast<char*>(p.workspace) + shared.bytes();
     Backward<T, Complex> kernel(p, parts, own + size_t(team.id) * Backward<T, Complex>(p, parts, nullptr).bytes());
@@ -303,7 +303,7 @@ template <class T, bool Complex> void run_units(const SelectiveGradient<T>& p, T
 } // namespace
 
 template <class T> size_t selective_gradient_workspace(const SelectiveGradient<T>& p, int threads) {
-    Cutter shared(nullptr);
+    Arena shared(nullptr);
     const Parts<T> parts(p, shared);
     const size_t own = p.forward.shape.is_complex ? Backward<T, true>(p, parts, nullptr).bytes()
                                                   : Backward<T, false>(p, parts, nullptr).bytes();

@@ -65,8 +65,8 @@ public:
     }
 
 private:
-    static constexpr int64_t kMost = 7 * kTile; // signals, and lines of a tile in any layout
-    const void* lines_[kMost];
+    static constexpr int64_t kMaxLines = 7 * kTile; // signals, and lines of a tile in any layout
+    const void* lines_[kMaxLines];
     int64_t count_ = 0, next_ = 0, share_ = 0;
 };
 
@@ -120,7 +120,7 @@ template <class T, bool Complex> struct ProjectionTile {
     int64_t line = 0;
 
     // Allocates its memory.
-    void take(Cutter& memory, const Projection& x, int64_t N, bool as_lanes) {
+    void take(Arena& memory, const Projection& x, int64_t N, bool as_lanes) {
         line = round_up(N, lanes<T>);
         if (!x.fixed) states = memory.take<T>(kTile * P * line);
         if (as_lanes) vectors = memory.take<T>((x.fixed ? kPanel : kTile) * N * P * lanes<T>);
@@ -156,7 +156,7 @@ template <class T, bool Complex> struct Rates {
     T* largest = nullptr;       // per block, the largest magnitude of A log2 e
     T* largest_angle = nullptr; // and of its imaginary parts
 
-    void take(Cutter& memory, int64_t N) {
+    void take(Arena& memory, int64_t N) {
         values = memory.take<T>(kPanel * N * R * W);
         largest = memory.take<T>(kPanel);
         largest_angle = memory.take<T>(kPanel);
@@ -169,32 +169,32 @@ template <class T, bool Complex> struct Rates {
             // At the end of the block, where each number is read before a rate overwrites it
             const T* read = block + N * (R - P) * W;
             read_tile(states_of(A, 0, N * P), {0, unit.channel(b), unit.width(b), 0, N * P}, block + N * (R - P) * W);
-            vec<T> most{}, most_angle{};
+            vec<T> peak{}, peak_angle{};
             for (int64_t n = 0; n < N; ++n, block += R * W, read += P * W) {
                 if constexpr (Complex) {
                     store_rate<T>(block, load(read), load(read + W));
-                    most_angle = max_keeping_nan(magnitude<T>(load(block + W)), most_angle);
+                    peak_angle = max_keeping_nan(magnitude<T>(load(block + W)), peak_angle);
                 } else {
                     store(block, load(read) * T(kLog2e));
                 }
-                most = max_keeping_nan(magnitude<T>(load(block)), most);
+                peak = max_keeping_nan(magnitude<T>(load(block)), peak);
             }
-            largest[b] = largest_of(most);
-            largest_angle[b] = largest_of(most_angle);
+            largest[b] = largest_of(peak);
+            largest_angle[b] = largest_of(peak_angle);
         }
     }
-    // Whether |d a| <= kSmallExponent, and angles <= kSmallAngle, for all d with magnitudes up to those in `most`
-    bool are_small(int64_t b, vec<T> most) const {
-        const T d = largest_of(most);
+    // Whether |d a| <= kSmallExponent, and angles <= kSmallAngle, for all d with magnitudes up to those in `peak`
+    bool are_small(int64_t b, vec<T> peak) const {
+        const T d = largest_of(peak);
         if (!(d * largest[b] <= kSmallExponent<T>)) return false;
         constexpr T whole = T(1e30); // the halves of factors up to this are finite
         return !Complex || (d <= whole && largest_angle[b] <= whole && d * largest_angle[b] <= kSmallAngle<T>);
     }
     // The largest lane, given that none is NaN
     static T largest_of(vec<T> v) {
-        T most = 0;
-        for (int i = 0; i < lanes<T>; ++i) most = v[i] <= most ? most : v[i];
-        return most;
+        T peak = 0;
+        for (int i = 0; i < lanes<T>; ++i) peak = v[i] <= peak ? peak : v[i];
+        return peak;
     }
 };
 

@@ -141,10 +141,10 @@ FASTITER_INLINE void visit_states(const Tile<T, Complex>& w, int64_t n, const St
 
 template <class T, bool Complex, bool Small, bool Lanes>
 void visit_all(const Tile<T, Complex>& w, int64_t N, const States<T>& s) {
-    constexpr int kMost = kVisited<Complex>;
-    w.lines->divide(w.steps * (N / kMost + N % kMost));
+    constexpr int kMaxStates = kVisited<Complex>;
+    w.lines->divide(w.steps * (N / kMaxStates + N % kMaxStates));
     int64_t n = 0;
-    for (; n + kMost <= N; n += kMost) visit_states<T, Complex, kMost, Small, Lanes>(w, n, s);
+    for (; n + kMaxStates <= N; n += kMaxStates) visit_states<T, Complex, kMaxStates, Small, Lanes>(w, n, s);
     for (; n < N; ++n) visit_states<T, Complex, 1, Small, Lanes>(w, n, s);
 }
 

@@ -9,13 +9,13 @@ namespace {
 constexpr int kForward = 4, kBackward = 2; // vectors of a whole block, which overlap their latencies
 constexpr double kNoMaximum = -1e38;
 
-// Factors e^-|x| and 1 of the larger and the smaller of two numbers that are scaled by their maximum: `kept` is that of
+// Factors e^-|x| and 1 of the larger and the smaller of two numbers that are scaled by their maximum: `former` is that of
 // the first one, `added` that of the second, for x = first - second.
 template <class T> struct Factors {
-    vec<T> kept, added;
+    vec<T> former, added;
 
     Factors(vec<T> x, vec<T> e) {
-        kept = select<T>(x < T(0), e, broadcast(T(1)));
+        former = select<T>(x < T(0), e, broadcast(T(1)));
         added = select<T>(x < T(0), broadcast(T(1)), e);
     }
     explicit Factors(vec<T> x) : Factors(x, exp_of_nonpositive<T>(minus_magnitude<T>(x))) {}
@@ -29,8 +29,8 @@ template <class T> struct Channels {
     Factors<T> advance(vec<T> k, vec<T> v) {
         const vec<T> decayed = m + w;
         const Factors<T> f(decayed - k);
-        p = fma(f.kept, p, f.added * v);
-        q = fma(f.kept, q, f.added);
+        p = fma(f.former, p, f.added * v);
+        q = fma(f.former, q, f.added);
         m = max_keeping_nan(decayed, k);
         return f;
     }
@@ -95,7 +95,7 @@ template <class T, int Count> FASTITER_NOINLINE void forward_steps(Block<T, Coun
         for (int i = 0; i < Count; ++i) {
             const vec<T> key = block.get(k, i), value = block.get(v, i);
             const Factors<T> f = at[i].of_output(key);
-            block.put(out, i, fma(f.kept, at[i].p, f.added * value) / fma(f.kept, at[i].q, f.added));
+            block.put(out, i, fma(f.former, at[i].p, f.added * value) / fma(f.former, at[i].q, f.added));
             at[i].advance(key, value);
         }
     }
@@ -137,7 +137,7 @@ template <class T, int Count> struct Gradients {
                 step.q = c.q;
                 step.m = c.m;
                 const Factors<T> f = c.advance(block.get(k, i), block.get(v, i));
-                step.e = select<T>(f.kept < T(1), f.kept, f.added);
+                step.e = select<T>(f.former < T(1), f.former, f.added);
             }
         }
     }
@@ -170,17 +170,17 @@ template <class T, int Count> struct Gradients {
                 const vec<T> apart = c.m + c.w - key;
                 const Factors<T> f(apart, step.e), o = c.of_output(key);
                 Lane& d = at[i];
-                const vec<T> above = fma(o.kept, c.p, o.added * value), below = fma(o.kept, c.q, o.added);
-                const vec<T> flow = dout ? block.get(dout, i) / below : vec<T>{}, y = above / below;
-                const vec<T> of_bonus = o.added * (flow * (value - y));
+                const vec<T> above = fma(o.former, c.p, o.added * value), below = fma(o.former, c.q, o.added);
+                const vec<T> dy = dout ? block.get(dout, i) / below : vec<T>{}, y = above / below;
+                const vec<T> of_bonus = o.added * (dy * (value - y));
                 const vec<T> of_scale = select<T>(apart < T(0), vec<T>{}, d.m);
-                if (dv) block.put(dv, i, fma(o.added, flow, f.added * d.p));
+                if (dv) block.put(dv, i, fma(o.added, dy, f.added * d.p));
                 if (dk) block.put(dk, i, fma(f.added, fma(d.p, value, d.q), of_bonus) + (d.m - of_scale));
                 dbonus[i] += of_bonus;
-                dw[i] += fma(f.kept, fma(d.p, c.p, d.q * c.q), of_scale);
+                dw[i] += fma(f.former, fma(d.p, c.p, d.q * c.q), of_scale);
                 d.m = of_scale;
-                d.p = fma(f.kept, d.p, o.kept * flow);
-                d.q = fma(f.kept, d.q, -(o.kept * (flow * y)));
+                d.p = fma(f.former, d.p, o.former * dy);
+                d.q = fma(f.former, d.q, -(o.former * (dy * y)));
             }
         }
         for (int i = 0; i < Count; ++i) {

@@ -180,8 +180,8 @@ class Fixed(ElementFormat):
         fixed = FixedPoint(
             to_code=2.0**fraction if number == kind.fixed else 1.0,
             from_code=1.0 if codes else 2.0**-fraction,
-            least=_truncated(low, digits),
-            most=_truncated(high, digits),
+            lowest=_truncated(low, digits),
+            highest=_truncated(high, digits),
             low=float(rounded(low, digits)),
             high=float(rounded(high, digits)),
             width=width,

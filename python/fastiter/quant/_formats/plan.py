@@ -15,8 +15,8 @@ class FixedPoint(NamedTuple):
 
     to_code: float
     from_code: float
-    least: float
-    most: float
+    lowest: float
+    highest: float
     low: float
     high: float
     width: int
@@ -32,13 +32,13 @@ class SmallFloat(NamedTuple):
     mantissa: int
     min_exponent: int
     bits: int
-    most: float
+    largest: float
     over: float
     under: float
     infinite: float
     minus_infinite: float
     negative: float
-    least: float
+    smallest: float
     is_signed: bool
     has_zero: bool = True
     negative_zero: bool = False

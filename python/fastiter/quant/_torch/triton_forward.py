@@ -73,16 +73,16 @@ def _list_of_numbers(fmt: Format, plan: Plan, nan: float) -> list[float]:
     """Return the numbers that the files of the kernels list."""
     fixed, small = plan.fixed, plan.small
     if fixed is None:
-        ends = [small.most, small.over, small.under, small.infinite, small.minus_infinite] if small else []
-        return [nan, *ends, *((small.negative, small.least) if small else ())]
+        ends = [small.largest, small.over, small.under, small.infinite, small.minus_infinite] if small else []
+        return [nan, *ends, *((small.negative, small.smallest) if small else ())]
     if fmt._is_affine:
-        return [nan, fixed.least, fixed.most]
+        return [nan, fixed.lowest, fixed.highest]
     if plan.block:
-        return [nan, fixed.most, fixed.to_code, fixed.from_code]
+        return [nan, fixed.highest, fixed.to_code, fixed.from_code]
     half, low_bits = 2.0 ** (fixed.width - 1), 2.0 ** (fixed.width - fixed.saturated)
     saturated = (-half, half - low_bits) if fixed.is_signed else (2 * half - low_bits,) * 2
     factors = (fixed.to_code, fixed.from_code)
-    return [nan, *factors, fixed.least, fixed.most, fixed.low, fixed.high, 2 * half, low_bits, *saturated]
+    return [nan, *factors, fixed.lowest, fixed.highest, fixed.low, fixed.high, 2 * half, low_bits, *saturated]
 
 
 @lru_cache(maxsize=512)
