@@ -44,16 +44,16 @@ def bellman_backup_kernel(
     s = place % programs * STATES + tl.arange(0, STATES)
     is_state = s < states
     if row is None:
-        first, rows, most = s, is_state.to(tl.int64), 1
+        first, rows, largest = s, is_state.to(tl.int64), 1
     else:
         first = tl.load(row + s, is_state, 0)
         rows = tl.load(row + s + 1, is_state, 0) - first
-        most = tl.max(rows)
+        largest = tl.max(rows)
     gamma = tl.load(discount)
     best = tl.full((STATES,), -float("inf"), tl.float64)
     chosen = tl.zeros((STATES,), tl.int64)
     i = tl.arange(0, ENTRIES)[None, :]
-    for k in range(most):
+    for k in range(largest):
         has = k < rows
         begin = tl.load(entry + first + k, has, 0)
         length = (tl.load(entry + first + k + 1, has, 0) - begin)[:, None]

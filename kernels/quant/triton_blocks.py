@@ -77,9 +77,9 @@ def _words(first, offsets, seed, ROWS: tl.constexpr, WIDE: tl.constexpr, DENSE: 
 def _lost(v, x, ROUNDING: tl.constexpr):
     """Return v, but not 0 for a nonzero x whose quotient underflows, as directed rounding must see it."""
     if (ROUNDING == UP) | (ROUNDING == DOWN) | (ROUNDING == AWAY):
-        LEAST: tl.constexpr = 1 << 52 if x.dtype == tl.float64 else 1 << 23
-        least = number_of(bits_of(x) * 0 + LEAST)
-        return tl.where((v == 0.0) & (x != 0.0), with_sign(least, x), v)
+        SMALLEST: tl.constexpr = 1 << 52 if x.dtype == tl.float64 else 1 << 23
+        smallest = number_of(bits_of(x) * 0 + SMALLEST)
+        return tl.where((v == 0.0) & (x != 0.0), with_sign(smallest, x), v)
     else:
         return v
 
@@ -102,11 +102,11 @@ def _power_block(
     """Return element(x 2^-k) 2^k for floats or integers as elements, and the codes of the scales."""
     k = _power_scale(largest, carry, max_exponent)
     v = _lost(x * _power(-k)[:, None], x, ROUNDING)
-    most = tl.load(c + 1)
+    bound = tl.load(c + 1)
     if KIND == MX:
-        q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, False, True, MINUS), -most, most)
+        q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, False, True, MINUS), -bound, bound)
     else:
-        q = cut(whole(v * tl.load(c + 2), words, ROUNDING), -most, most) * tl.load(c + 3) + 0.0
+        q = cut(whole(v * tl.load(c + 2), words, ROUNDING), -bound, bound) * tl.load(c + 3) + 0.0
     if CODES:
         return q, k + 127
     else:
@@ -118,8 +118,8 @@ def _float_block(x, largest, words, c, g, mantissa, min_exponent, ROUNDING: tl.c
     """((e2m1(x / (s g))) s) g, and the codes of s"""
     s, code = _float_scale(largest, g)
     v = divided(x, (s * g)[:, None])
-    most = tl.load(c + 1)
-    q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, False, True, True), -most, most)
+    bound = tl.load(c + 1)
+    q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, False, True, True), -bound, bound)
     if CODES:
         return q, code
     else:

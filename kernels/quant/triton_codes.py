@@ -143,8 +143,8 @@ def pack_fwd_kernel(codes_ptr, packed_ptr, numel, n, bytes_of_line, BITS: tl.con
         index = byte * 8 // BITS + k
         code = tl.load(codes_ptr + line * n + index, mask=(offsets < numel) & (index < n), other=0).to(tl.int64) & ones
         place = index * BITS - byte * 8  # position of the code's first bit relative to the byte; may be negative
-        kept = (code.to(tl.uint64, bitcast=True) >> tl.minimum(tl.maximum(-place, 0), 63).to(tl.uint64)).to(tl.int64)
-        packed = packed | tl.where(place < 8, kept << tl.minimum(tl.maximum(place, 0), 8), 0)
+        shifted = (code.to(tl.uint64, bitcast=True) >> tl.minimum(tl.maximum(-place, 0), 63).to(tl.uint64)).to(tl.int64)
+        packed = packed | tl.where(place < 8, shifted << tl.minimum(tl.maximum(place, 0), 8), 0)
     tl.store(packed_ptr + offsets, packed.to(tl.uint8), mask=offsets < numel)
 
 
@@ -168,9 +168,9 @@ def unpack_fwd_kernel(
     for k in tl.static_range(SPAN):
         byte = first // 8 + k
         inside = (offsets < numel) & (byte < bytes_of_line)
-        held = tl.load(packed_ptr + line * bytes_of_line + byte, mask=inside, other=0).to(tl.int64) & 255
+        value = tl.load(packed_ptr + line * bytes_of_line + byte, mask=inside, other=0).to(tl.int64) & 255
         place = byte * 8 - first
-        moved = tl.where(place < 0, held >> tl.maximum(-place, 0), held << tl.minimum(tl.maximum(place, 0), 63))
+        moved = tl.where(place < 0, value >> tl.maximum(-place, 0), value << tl.minimum(tl.maximum(place, 0), 63))
         code = code | tl.where(place < BITS, moved, 0)
     UNUSED: tl.constexpr = 64 - BITS
     code = code << UNUSED

@@ -17,8 +17,8 @@ from .triton_rounding import bits_of, cut, floor, nearest_even, number_of, recip
 @triton.jit
 def _turns(v, size):
     """Return v / size; a v too large to have low bits, or infinite, is replaced by a multiple of size."""
-    MOST: tl.constexpr = 1152921504606846976.0 if v.dtype == tl.float64 else 1073741824.0
-    return cut(v * reciprocal(size), -MOST, MOST)
+    BOUND: tl.constexpr = 1152921504606846976.0 if v.dtype == tl.float64 else 1073741824.0
+    return cut(v * reciprocal(size), -BOUND, BOUND)
 
 
 @triton.jit
@@ -43,10 +43,10 @@ def _inverted_where(m, s):
 @triton.jit
 def _wrapped(r, v, negative, c, OVERFLOW: tl.constexpr):
     """Wrap codes that are out of range; v is the number before rounding."""
-    size, kept = tl.load(c + 7), tl.load(c + 8)
+    size, wrapped = tl.load(c + 7), tl.load(c + 8)
     saturated = tl.where(negative, tl.load(c + 9), tl.load(c + 10))
     if OVERFLOW == WRAP_SOME:
-        return _modulo(r, kept) + saturated
+        return _modulo(r, wrapped) + saturated
     elif OVERFLOW == SIGN_MAGNITUDE:
         s = _signed_modulo(r, size)
         turns = _turns(floor(v) * 0.5, size)  # the bit above the highest one, before rounding
@@ -55,10 +55,10 @@ def _wrapped(r, v, negative, c, OVERFLOW: tl.constexpr):
         s = _signed_modulo(r, size)
         return _inverted_where(negative != (s < 0.0), s)
     else:
-        low = _modulo(r, kept * 2.0)
-        bit = low >= kept
-        rest = tl.where(bit, low - kept, low)
-        return tl.where(bit != negative, rest, kept - 1.0 - rest) + saturated
+        low = _modulo(r, wrapped * 2.0)
+        bit = low >= wrapped
+        rest = tl.where(bit, low - wrapped, low)
+        return tl.where(bit != negative, rest, wrapped - 1.0 - rest) + saturated
 
 
 @triton.jit
@@ -82,8 +82,8 @@ def _in_range(r, v, c, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
 def not_lost(v, x):
     """Return v = x / 2^k, but not 0 for a nonzero x far below a step, as directed rounding must see it."""
     tiny = (tl.abs(v) < 8.673617379884035e-19) & (x != 0.0)  # 2^-60
-    least = tl.full(v.shape, 8.673617379884035e-19, v.dtype)
-    return tl.where(tiny, with_sign(least, x), v)
+    smallest = tl.full(v.shape, 8.673617379884035e-19, v.dtype)
+    return tl.where(tiny, with_sign(smallest, x), v)
 
 
 @triton.jit

@@ -80,13 +80,13 @@ def _without_bits(x, words, dropped, ROUNDING: tl.constexpr):
 
 @triton.jit
 def signed_range(
-    y, x, most, over, under, infinite, minus_infinite, SATURATES: tl.constexpr, INFINITY_DIFFERS: tl.constexpr
+    y, x, largest, over, under, infinite, minus_infinite, SATURATES: tl.constexpr, INFINITY_DIFFERS: tl.constexpr
 ):
     """Apply the range of a signed format to a rounded x."""
     if SATURATES:
-        y = cut(y, -most, most)
+        y = cut(y, -largest, largest)
     else:
-        y = tl.where(y > most, over, tl.where(y < -most, under, y))
+        y = tl.where(y > largest, over, tl.where(y < -largest, under, y))
         if INFINITY_DIFFERS:
             y = tl.where(x == float("inf"), infinite, tl.where(x == float("-inf"), minus_infinite, y))
     return y
@@ -94,14 +94,14 @@ def signed_range(
 
 @triton.jit
 def _in_range(y, x, c, SATURATES: tl.constexpr, SIGNED: tl.constexpr, INFINITY_DIFFERS: tl.constexpr):
-    most, over, under = tl.load(c + 1), tl.load(c + 2), tl.load(c + 3)
-    y = signed_range(y, x, most, over, under, tl.load(c + 4), tl.load(c + 5), SATURATES, INFINITY_DIFFERS)
+    largest, over, under = tl.load(c + 1), tl.load(c + 2), tl.load(c + 3)
+    y = signed_range(y, x, largest, over, under, tl.load(c + 4), tl.load(c + 5), SATURATES, INFINITY_DIFFERS)
     if SIGNED:
         return y
     else:
         above = tl.where(x < 0.0, tl.load(c + 6), y)
-        least = tl.load(c + 7)
-        return tl.where(above < least, least, above)
+        smallest = tl.load(c + 7)
+        return tl.where(above < smallest, smallest, above)
 
 
 @triton.jit

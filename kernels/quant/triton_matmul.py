@@ -78,7 +78,7 @@ def quant_matmul_float_fwd_kernel(
     parameters are as in triton_float.py; GROUPED: `every` is more than 1.
     """
     m, n = _tile(M, N, ROWS, COLUMNS)
-    most, over, under = tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
+    highest, over, under = tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
     infinite, minus_infinite = tl.load(numbers + 4), tl.load(numbers + 5)
     y = tl.zeros((ROWS, COLUMNS), tl.float64)
     for first in range(0, K, every):
@@ -92,7 +92,7 @@ def quant_matmul_float_fwd_kernel(
         x, w = _factors(x_ptr, w_ptr, tl.minimum(first + every, K) - 1, m, n, M, N, tl.float64)
         total = _sum_to_odd(x * w, y)  # the product is exact: float32 has 24 bits
         y = to_significand(total, 0, mantissa, min_exponent, ROUNDING, BARE, True, MINUS)
-        y = signed_range(y, total, most, over, under, infinite, minus_infinite, SATURATES, INFINITY_DIFFERS)
+        y = signed_range(y, total, highest, over, under, infinite, minus_infinite, SATURATES, INFINITY_DIFFERS)
     _store(y_ptr, y, m, n, M, N)
 
 
@@ -123,25 +123,27 @@ def _rounded(code, p, right, ones, ROUNDING: tl.constexpr):
 
 
 @triton.jit
-def _in_range(total, floor, negative, far, least, most, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
+def _in_range(
+    total, floor, negative, far, lowest, highest, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr
+):
     """Apply the overflow mode to a rounded sum; far: the sum is out of range whatever its low bits."""
     if OVERFLOW == SATURATE:
-        return tl.where(far, tl.where(negative, least, most), tl.minimum(tl.maximum(total, least), most))
+        return tl.where(far, tl.where(negative, lowest, highest), tl.minimum(tl.maximum(total, lowest), highest))
     elif OVERFLOW == TO_ZERO:
-        return tl.where(far | (total < least) | (total > most), 0, total)
+        return tl.where(far | (total < lowest) | (total > highest), 0, total)
     elif OVERFLOW == WRAP:
         if SIGNED:
             unused = tl.full((), total.dtype.primitive_bitwidth, total.dtype) - width.to(total.dtype)
             return (total << unused) >> unused
         else:
-            return total & most
+            return total & highest
     else:
         ones = unsigned(((width * 0 + 1).to(tl.int64) << width) - 1)
         above = unsigned(floor.to(tl.int64) >> width) & 1
         u = wrapped(unsigned(total.to(tl.int64)) & ones, negative, above, width, saturated, OVERFLOW, SIGNED)
         if SIGNED:
             u = tl.where(((u >> (width - 1).to(tl.uint64)) & 1) != 0, u | ~ones, u)
-        return tl.where(far | (total < least) | (total > most), signed(u).to(total.dtype), total)
+        return tl.where(far | (total < lowest) | (total > highest), signed(u).to(total.dtype), total)
 
 
 @triton.jit
@@ -149,8 +151,8 @@ def _assigned(
     code,
     p,
     places,
-    least,
-    most,
+    lowest,
+    highest,
     width,
     saturated,
     POINT: tl.constexpr,
@@ -171,7 +173,7 @@ def _assigned(
     else:
         far = total != total
         negative = total < 0
-    return _in_range(total, floor, negative, far, least, most, width, saturated, OVERFLOW, SIGNED)
+    return _in_range(total, floor, negative, far, lowest, highest, width, saturated, OVERFLOW, SIGNED)
 
 
 @triton.jit(do_not_specialize=["M", "N", "K", "every", "places", "width", "saturated"])
@@ -205,11 +207,11 @@ def quant_matmul_fixed_fwd_kernel(
     places = places.to(S)
     one = places * 0 + 1
     if SIGNED:
-        most = (one << (width - 1).to(S)) - 1
-        least = -most if SYMMETRIC else -most - 1
+        highest = (one << (width - 1).to(S)) - 1
+        lowest = -highest if SYMMETRIC else -highest - 1
     else:
-        most = (one << width.to(S)) - 1
-        least = one - one
+        highest = (one << width.to(S)) - 1
+        lowest = one - one
     code = tl.zeros((ROWS, COLUMNS), S)
     for first in range(0, K, every):
         x, w = _factors(x_ptr, w_ptr, first, m, n, M, N, S)
@@ -218,6 +220,6 @@ def quant_matmul_fixed_fwd_kernel(
             for k in range(first + 1, tl.minimum(first + every, K)):
                 x, w = _factors(x_ptr, w_ptr, k, m, n, M, N, S)
                 p += x * w
-        code = _assigned(code, p, places, least, most, width, saturated, POINT, ROUNDING, OVERFLOW, SIGNED)
+        code = _assigned(code, p, places, lowest, highest, width, saturated, POINT, ROUNDING, OVERFLOW, SIGNED)
     bits = code.to(tl.int64).to(tl.uint64, bitcast=True)
     _store(y_ptr, wide_value(bits, tl.load(numbers + 2), True, False), m, n, M, N)

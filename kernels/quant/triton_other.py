@@ -98,16 +98,16 @@ def logarithmic(
     """Round to 2^e m with m from the table, clamped to the range; from `c`: 1 most, 6 the sign's code, 7 least."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if x.dtype == tl.float64 else 127
-    least = tl.load(c + 7)
+    smallest = tl.load(c + 7)
     a = tl.abs(x)
-    inside = cut(a, least * 0.5, tl.load(c + 1))
+    inside = cut(a, smallest * 0.5, tl.load(c + 1))
     bits = bits_of(inside)
     field = bits >> PLACES
     power = number_of(field << PLACES)
     significand = number_of(bits - ((field - BIAS) << PLACES))
     index = find(significand, thresholds, count, STEPS)
     value = tl.load(values + index) * power
-    gone = (value < least) | (a == 0.0)
+    gone = (value < smallest) | (a == 0.0)
     if not SIGNED:
         gone = gone | (x < 0.0)
     if CODES:

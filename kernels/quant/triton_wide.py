@@ -40,7 +40,7 @@ def _without(m, places, negative, odd, words, ROUNDING: tl.constexpr):
     one = m * 0 + 1
     far = places >= 64  # m is then below a quarter
     shift = tl.minimum(tl.maximum(places, 0), 63).to(tl.uint64)
-    kept = tl.where(far, 0, m >> shift)
+    low_bits = tl.where(far, 0, m >> shift)
     rest = tl.where(far, m, m & ((one << shift) - 1))
     half = tl.where(far, 0xFFFFFFFFFFFFFFFF, (one << shift) >> 1)
     if ROUNDING == DOWN:
@@ -70,19 +70,19 @@ def _without(m, places, negative, odd, words, ROUNDING: tl.constexpr):
             tie_up = rest != rest
         up = (rest > half) | ((rest == half) & tie_up)
     up = up & (places > 0)
-    return kept + up.to(tl.uint64), (rest != 0) & (places > 0)
+    return low_bits + up.to(tl.uint64), (rest != 0) & (places > 0)
 
 
 @triton.jit
 def wrapped(u, negative, above, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
     """Wrap the low bits u of a code out of range, as HLS does; above: bit `width` of the number before rounding."""
     one = u * 0 + 1
-    top, kept = (width - 1).to(tl.uint64), (width - saturated).to(tl.uint64)
+    top, low_bits = (width - 1).to(tl.uint64), (width - saturated).to(tl.uint64)
     ones = ((one << top) - 1) * 2 + 1
-    low = tl.where(kept >= 64, ones, (one << tl.minimum(kept, 63)) - 1)
+    low = tl.where(low_bits >= 64, ones, (one << tl.minimum(low_bits, 63)) - 1)
     sign = negative.to(tl.uint64)
     many = tl.maximum(saturated - 1, 0).to(tl.uint64)
-    high = tl.where(saturated > 0, ((one << many) - 1 + sign) << tl.minimum(kept, 63), 0)
+    high = tl.where(saturated > 0, ((one << many) - 1 + sign) << tl.minimum(low_bits, 63), 0)
     if (OVERFLOW == WRAP) | (OVERFLOW == WRAP_SOME):
         if SIGNED:
             return tl.where(saturated == 0, u, (u & low) | high)
@@ -90,9 +90,9 @@ def wrapped(u, negative, above, width, saturated, OVERFLOW: tl.constexpr, SIGNED
             return tl.where(saturated == 0, u, u | (ones ^ low))
     else:
         first = (u >> top) & 1
-        at_kept = (u >> tl.minimum(kept, 63)) & 1
+        at_low = (u >> tl.minimum(low_bits, 63)) & 1
         differs = tl.where(saturated == 1, sign, above) != first
-        u = tl.where(tl.where(saturated > 1, at_kept == sign, differs), u ^ ones, u)
+        u = tl.where(tl.where(saturated > 1, at_low == sign, differs), u ^ ones, u)
         return tl.where(saturated > 1, (u & low) | high, u)
 
 
@@ -122,17 +122,17 @@ def wide_fixed(
     high = tl.where(up > 0, tl.where(up > 63, significand, (significand >> 1) >> (63 - left)), 0)
     high = tl.where(up > 64, one << 36, high)
     # Bit `width` of the number rounded down
-    kept = tl.where(up > 0, low, tl.where(up > -64, significand >> shift, 0))
+    low_bits = tl.where(up > 0, low, tl.where(up > -64, significand >> shift, 0))
     borrow = (inexact & negative).to(tl.uint64)
-    floor_low = tl.where(negative, zero - kept - borrow, kept)
-    below = tl.where(negative & ((kept | borrow) != 0), zero - high - 1, tl.where(negative, zero - high, high))
+    floor_low = tl.where(negative, zero - low_bits - borrow, low_bits)
+    below = tl.where(negative & ((low_bits | borrow) != 0), zero - high - 1, tl.where(negative, zero - high, high))
     above = tl.where(width >= 64, below, floor_low >> tl.minimum(width, 63).to(tl.uint64)) & 1
     # Overflow
-    most = (one << tl.maximum(width - 1, 0).to(tl.uint64)) - 1
+    largest = (one << tl.maximum(width - 1, 0).to(tl.uint64)) - 1
     if SIGNED:
-        limit = tl.where(negative, most + (0 if SYMMETRIC else 1), most)
+        limit = tl.where(negative, largest + (0 if SYMMETRIC else 1), largest)
     else:
-        limit = tl.where(negative, zero, most * 2 + 1)
+        limit = tl.where(negative, zero, largest * 2 + 1)
     out = (high != 0) | (low > limit)
     bits = tl.where(negative, zero - low, low)
     if OVERFLOW == SATURATE:
@@ -140,7 +140,7 @@ def wide_fixed(
     elif OVERFLOW == TO_ZERO:
         fits = zero
     else:
-        ones = most * 2 + 1
+        ones = largest * 2 + 1
         u = wrapped(bits & ones, negative & ((low | high) != 0), above, width, saturated, OVERFLOW, SIGNED)
         if SIGNED:
             fits = tl.where(((u >> (width - 1).to(tl.uint64)) & 1) != 0, u | ~ones, u)
@@ -189,7 +189,7 @@ def wide_float(
     """Round a double to any small float; parameters from `c` are as in triton_float.py."""
     FIRST: tl.constexpr = 1 if HAS_ZERO else 0
     negative, significand, exponent = _parts(x)
-    most = tl.load(c + 1)
+    largest = tl.load(c + 1)
     # The position of the leading bit is that of the significand converted to a double.
     leading = exponent + (bits_of(significand.to(tl.float64)) >> 52) - 1023
     last = tl.maximum(leading, min_exponent) - mantissa
@@ -203,14 +203,14 @@ def wide_float(
     r = tl.where(negative, -r, r)
     r = tl.where((places > 0) & (significand != 0) & (tl.abs(x) < float("inf")), r, x)
     if SATURATES:
-        y = tl.where(r > most, most, tl.where(r < -most, -most, r))
+        y = tl.where(r > largest, largest, tl.where(r < -largest, -largest, r))
     else:
-        y = tl.where(r > most, tl.load(c + 2), tl.where(r < -most, tl.load(c + 3), r))
+        y = tl.where(r > largest, tl.load(c + 2), tl.where(r < -largest, tl.load(c + 3), r))
         y = tl.where(x == float("inf"), tl.load(c + 4), tl.where(x == float("-inf"), tl.load(c + 5), y))
     if not SIGNED:
         y = tl.where(x < 0.0, tl.load(c + 6), y)
-        least = tl.load(c + 7)
-        y = tl.where(y < least, least, y)
+        smallest = tl.load(c + 7)
+        y = tl.where(y < smallest, smallest, y)
     if not MINUS:
         y = tl.where(y == 0.0, 0.0, y)
     return tl.where(x != x, x, y)

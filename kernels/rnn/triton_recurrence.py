@@ -67,7 +67,7 @@ def _reset(reset, line, valid):
 
 
 @triton.jit
-def _held(x, bound):
+def _clipped(x, bound):
     return tl.where(x > bound, bound, tl.where(x < -bound, -bound, x))
 
 
@@ -197,7 +197,7 @@ def rnn_fwd_kernel(
             _put(saved, of_saved + 2 * gate, k2, valid)
             _put(saved, of_saved + 3 * gate, k3, valid)
         if clip_state is not None:
-            h_new = _held(h_new, clip_state)
+            h_new = _clipped(h_new, clip_state)
         h = tl.where(valid, h_new.to(wx.dtype.element_ty), h)
         _put(h_all, at, tl.where(valid, h, 0.0), written)
 
@@ -366,7 +366,7 @@ def rnn_bwd_kernel(
         if CELL == 3 or HELD:  # unconditional, it aborts Triton 3.9 for an LSTM of 64 units on sm_90, in LLVM
             back += dh_new
         if clip_grad is not None:
-            back = tl.where(clip_grad > 0, _held(back, clip_grad), 0.0)  # a bound of 0 passes no NaN
+            back = tl.where(clip_grad > 0, _clipped(back, clip_grad), 0.0)  # a bound of 0 passes no NaN
         if is_new is not None:
             back = tl.where(is_new, 0.0, back)
             if CELL == 2 or CELL == 4:

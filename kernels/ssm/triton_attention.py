@@ -188,8 +188,8 @@ def attention_weights_kernel(
             else:
                 g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, True, LOG, STATE)
             for step in range(C):
-                kept = column_before(g, step, C) if BEFORE else column(g, step, C)
-                P += tl.where(j == step, tl.sum(queries * kept * line_at(keys, step, C)[None, :], 1)[:, None], 0.0)
+                factor = column_before(g, step, C) if BEFORE else column(g, step, C)
+                P += tl.where(j == step, tl.sum(queries * factor * line_at(keys, step, C)[None, :], 1)[:, None], 0.0)
         else:
             P += products(queries, keys, q, k, PRECISION)
     if not VECTOR:

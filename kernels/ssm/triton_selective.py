@@ -156,15 +156,15 @@ def _weights(x, d, n, q, shape, place, FIXED: tl.constexpr, STEPS: tl.constexpr,
     """
     line, size, N = shape
     _, _, t, _, _, exists, low, high = place
-    found = ()
+    values = ()
     if FIXED:
         y = tl.load(x + d * N + n, exists, 0).to(STATE)
     for k in tl.static_range(STEPS):
         if not FIXED:
             here = (STEPS * q + k >= low) & (STEPS * q + k < high)
             y = tl.load(x + ((line + n) * STEPS + k) * size + t // STEPS + q, here, 0).to(STATE)
-        found = found + (y,)
-    return found
+        values = values + (y,)
+    return values
 
 
 @triton.jit
@@ -192,24 +192,24 @@ def _step_sizes(delta, bias, strides, d, place, SOFTPLUS: tl.constexpr, ALIGNED:
 @triton.jit
 def _decays(sizes, a, drops, reset, STEPS: tl.constexpr):
     """exp(d A) of the steps, 0 at resets; a is A log2 e"""
-    found = ()
+    values = ()
     for k in tl.static_range(STEPS):
         decay = tl.exp2(sizes[k] * a)
         if reset is not None:
             decay = tl.where(drops[k] != 0, 0, decay)
-        found = found + (decay,)
-    return found
+        values = values + (decay,)
+    return values
 
 
 @triton.jit
 def _resets(reset, row, reset_row, q, place, STEPS: tl.constexpr):
     """Resets at each of STEPS steps, (1, LANES)"""
     _, _, t, _, _, _, low, high = place
-    found = ()
+    values = ()
     for k in tl.static_range(STEPS):
         here = (STEPS * q + k >= low) & (STEPS * q + k < high)
-        found = found + (tl.load(reset + row * reset_row + t + STEPS * q + k, here, 0),)
-    return found
+        values = values + (tl.load(reset + row * reset_row + t + STEPS * q + k, here, 0),)
+    return values
 
 
 @triton.jit
