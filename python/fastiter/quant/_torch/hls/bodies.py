@@ -118,9 +118,9 @@ def _conv2d(step: Step) -> Lines:
 
 def _max_pool(step: Step) -> Lines:
     kind = f"{step.inputs[0].name}_t"
-    body = [f"{kind} most = from_code<{kind}>(0);", "bool any = false;"]
-    choose = ["if (inside && (!any || most < x[i])) most = x[i];", "any = any || inside;"]
-    body += [*_window(step, choose, "n"), "y[n,p,q] = most;"]
+    body = [f"{kind} largest = from_code<{kind}>(0);", "bool any = false;"]
+    choose = ["if (inside && (!any || largest < x[i])) largest = x[i];", "any = any || inside;"]
+    body += [*_window(step, choose, "n"), "y[n,p,q] = largest;"]
     return _images(step, body, step.sizes["channels"])
 
 

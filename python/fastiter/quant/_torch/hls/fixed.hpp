@@ -32,7 +32,7 @@ namespace fixed_point {
 using Code = std::int64_t;
 using Bits = std::uint64_t;
 
-constexpr int kMostBits = 60;
+constexpr int kMaxBits = 60;
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
@@ -124,7 +124,7 @@ private:
 };
 
 template <int W, int I, bool S, ap_q_mode Q = AP_TRN, ap_o_mode O = AP_WRAP, int N = 0> class Fixed {
-    static_assert(1 <= W && W <= kMostBits && 0 <= N && N <= W, "a number needs too many bits");
+    static_assert(1 <= W && W <= kMaxBits && 0 <= N && N <= W, "a number needs too many bits");
 
 public:
     static constexpr int width = W, fraction = W - I;
@@ -134,7 +134,7 @@ public:
     template <int W2, int I2, bool S2, ap_q_mode Q2, ap_o_mode O2, int N2>
     constexpr Fixed(const Fixed<W2, I2, S2, Q2, O2, N2>& x)
         : code_(Range<W, S, O, N>::of(whole(x.code(), W2 - I2 - fraction, Q))) {
-        static_assert(W2 + larger(0, fraction - (W2 - I2)) <= kMostBits, "a number needs too many bits");
+        static_assert(W2 + larger(0, fraction - (W2 - I2)) <= kMaxBits, "a number needs too many bits");
     }
 
     static constexpr Fixed of(Code code) {
