@@ -91,7 +91,7 @@ def predicted(model: ConvergentGraphSolver, graphs: Graphs) -> Tensor:
 def train(gamma: float, options: Options, bar: Any) -> tuple[ConvergentGraphSolver, list[float]]:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    model = ConvergentGraphSolver(0, 1, 1, heads=16, hidden=32, layers=2, gamma=gamma, rtol=1e-5)
+    model = ConvergentGraphSolver(0, 1, 1, num_heads=16, hidden=32, layers=2, gamma=gamma, rtol=1e-5)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=options.updates)
     losses = []

@@ -46,7 +46,7 @@ class ParaGRUStack(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(ParaGRU(width, width, heads, batch_first=True) for _ in range(layers))
+        self.layers = nn.ModuleList(ParaGRU(width, width, batch_first=True, num_heads=heads) for _ in range(layers))
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         last = []

@@ -116,7 +116,7 @@ def last_axis(x: Any) -> Any:
 @enter(ON_BOTH, "ssm.selective_scan", signals=SELECTIVE, weights=RATES, dtypes=WITH_BF16)
 def selective_scan(f: Any, x: Any, w: Any, state: Any) -> Any:
     u, dt, B, C, z = (last_axis(y) for y in (x.u, x.dt, x.B, x.C, x.z))
-    options = {"return_last_state": True, "initial_state": state}
+    options = {"return_last_state": True, "state": state}
     out, last = f.ssm.selective_scan(u, dt, -abs(w.A), B, C, w.D, z, w.bias, True, **options)
     return [last_axis(out)], last
 
@@ -140,14 +140,14 @@ HEAD_RATES: Shapes = {"A": (H,), "D": (H,), "bias": (H,)}
 @enter(ON_BOTH, "ssm.ssd", signals=HEADS, weights=HEAD_RATES)
 def ssd(f: Any, x: Any, w: Any, state: Any) -> Any:
     given = (x.x, x.dt, -abs(w.A), x.B, x.C, w.D, x.z, w.bias, True)
-    out, last = f.ssm.ssd(*given, initial_state=state)
+    out, last = f.ssm.ssd(*given, state=state)
     return [out], last
 
 
 @enter(ON_BOTH, "ssm.ssd", signals=HEADS, weights=HEAD_RATES)
 def ssd_with_limits(f: Any, x: Any, w: Any, state: Any) -> Any:
     given = (x.x, x.dt, -abs(w.A), x.B, x.C)
-    out, last = f.ssm.ssd(*given, dt_bias=w.bias, dt_softplus=True, dt_limit=(0.1, 2.0), initial_state=state)
+    out, last = f.ssm.ssd(*given, dt_bias=w.bias, dt_softplus=True, dt_limit=(0.1, 2.0), state=state)
     return [out], last
 
 
@@ -155,7 +155,7 @@ def attention(signals: Shapes, **options: Callable[[Any, Any], Any]) -> None:
     @enter(ON_BOTH, "ssm.linear_attention", signals=signals, weights={"bonus": (H, K)})
     def run(f: Any, x: Any, w: Any, state: Any) -> Any:
         given = {name: make(x, w) for name, make in options.items()}
-        o, last = f.ssm.linear_attention(x.q, x.k, x.v, **given, initial_state=state)
+        o, last = f.ssm.linear_attention(x.q, x.k, x.v, **given, state=state)
         return [o], last
 
 
@@ -166,13 +166,13 @@ attention({**QKV, "g": (H,)}, decay=lambda x, w: decay(x.g))
 
 @enter(ON_BOTH, "ssm.dplr_delta_rule", signals={**QKV, "a": (H, K), "b": (H, K), "g": (H, K)})
 def dplr_delta_rule(f: Any, x: Any, w: Any, state: Any) -> Any:
-    o, last = f.ssm.dplr_delta_rule(x.q, x.k, x.v, 0.2 * x.a, 0.2 * x.b, -abs(x.g), initial_state=state)
+    o, last = f.ssm.dplr_delta_rule(x.q, x.k, x.v, 0.2 * x.a, 0.2 * x.b, -abs(x.g), state=state)
     return [o], last
 
 
 @enter(ON_BOTH, "ssm.mlstm", signals={**QKV, "i": (H,), "f": (H,)})
 def mlstm(f: Any, x: Any, w: Any, state: Any) -> Any:
-    h, last = f.ssm.mlstm(x.q, x.k, x.v, x.i, x.f, initial_state=state)
+    h, last = f.ssm.mlstm(x.q, x.k, x.v, x.i, x.f, state=state)
     return [h], tuple(last)
 
 
@@ -181,7 +181,7 @@ CONV: Shapes = {"weight": (CHANNELS, 4), "bias": (CHANNELS,)}
 
 @enter(ON_BOTH, "ssm.causal_conv1d", signals={"x": (CHANNELS,)}, weights=CONV, dtypes=WITH_BF16)
 def causal_conv1d(f: Any, x: Any, w: Any, state: Any) -> Any:
-    options = {"initial_states": state, "activation": "silu", "return_final_states": True}
+    options = {"state": state, "activation": "silu", "return_last_state": True}
     out, last = f.ssm.causal_conv1d(last_axis(x.x), w.weight, w.bias, **options)
     return [last_axis(out)], last
 

@@ -12,7 +12,7 @@ import fastiter  # noqa: E402
 from fastiter.torch.experimental import ConvergentGraphSolver  # noqa: E402
 
 F64 = torch.float64
-HOW: dict[str, Any] = {"heads": 3, "hidden": 8, "dtype": F64, "rtol": 1e-13}
+HOW: dict[str, Any] = {"num_heads": 3, "hidden": 8, "dtype": F64, "rtol": 1e-13}
 
 
 def randn(*shape: int, seed: int = 0) -> Any:
@@ -59,7 +59,7 @@ def test_the_solution_is_that_of_dense_matrices(normalization: Any, nodes: int, 
 
 @pytest.mark.parametrize("normalization", ["degree", "attention"])
 def test_gradients(normalization: Any) -> None:
-    module, pairs = solver(normalization=normalization, heads=2, hidden=4), graph(4, 9)
+    module, pairs = solver(normalization=normalization, num_heads=2, hidden=4), graph(4, 9)
     x, e = randn(4, 2).requires_grad_(), randn(9, 1, seed=1).requires_grad_()
     values = [p.detach().clone().requires_grad_() for p in module.parameters()]
     names = [name for name, _ in module.named_parameters()]

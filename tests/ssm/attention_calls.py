@@ -21,7 +21,7 @@ class AttentionInputs(NamedTuple):
     log_decay: Array | None = None
     decay: Array | None = None
     bonus: Array | None = None
-    initial_state: Array | None = None
+    state: Array | None = None
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that are not None."""
@@ -76,7 +76,7 @@ def specified(inputs: AttentionInputs, scale: float = 1.0, **cut: Any) -> tuple[
     if factors is not None and factors.ndim == 1:
         factors = np.broadcast_to(factors, v.shape[:3])
     cuts = reference.Cut(*(None if cut.get(n) is None else np.asarray(cut[n]) for n in reference.Cut._fields))
-    return reference_attention.linear_attention(q, k, v, factors, bonus, scale, initial_state=first, cut=cuts)
+    return reference_attention.linear_attention(q, k, v, factors, bonus, scale, state=first, cut=cuts)
 
 
 def assert_attention_near(actual: Any, expected: Any, dtype: npt.DTypeLike, size: tuple[int, ...]) -> None:

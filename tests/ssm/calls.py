@@ -25,7 +25,7 @@ class ScanInputs(NamedTuple):
     D: Array | None
     z: Array | None
     delta_bias: Array | None
-    initial_state: Array | None
+    state: Array | None
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that are not None."""

@@ -35,7 +35,7 @@ class ConvInputs(NamedTuple):
     x: Array
     weight: Array
     bias: Array | None
-    initial_states: Array | None
+    state: Array | None
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that are not None."""

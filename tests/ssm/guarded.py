@@ -42,7 +42,7 @@ def with_numpy(dtype: Any) -> None:
         _functional.empty = lambda shape, dtype, at_end=at_end: guarded(shape, dtype, at_end)  # type: ignore[assignment]
         fastiter.ssm.selective_scan(**inputs.arguments(), delta_softplus=True, **cut)
         step = {name: None if x is None else copies(x[..., 0], at_end) for name, x in steps_of(inputs)}
-        state = copies(inputs.initial_state[: len(inputs.u)], at_end)  # type: ignore[index]
+        state = copies(inputs.state[: len(inputs.u)], at_end)  # type: ignore[index]
         if inputs.B.ndim == 4 and inputs.A.dtype == dtype:
             fastiter.ssm.selective_state_update(state, **step, A=inputs.A, D=inputs.D, dt_softplus=True)  # type: ignore[arg-type]
 

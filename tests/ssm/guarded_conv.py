@@ -26,7 +26,7 @@ def every_case(dtype: Any) -> Iterator[tuple[ConvInputs, dict[str, Any], bool]]:
         inputs = guarded_copies(conv_inputs(2, *size, dtype, order=order), at_end)
         yield inputs, {}, at_end
         yield inputs, {"lengths": some_lengths(2, size[1])}, at_end
-        yield inputs._replace(initial_states=None), {"seq_idx": some_labels(2, size[1])}, at_end
+        yield inputs._replace(state=None), {"seq_idx": some_labels(2, size[1])}, at_end
         packed = conv_inputs(1, *size, dtype, order=order, sequences=3)
         yield guarded_copies(packed, at_end), {"cu_seqlens": some_bounds(3, size[1])}, at_end
 
@@ -48,11 +48,11 @@ def with_numpy(dtype: Any) -> None:
         for module in (_causal_conv, _functional):
             module.empty = lambda shape, dtype, at_end=at_end: guarded(shape, dtype, at_end)  # type: ignore[assignment]
         keeps = "seq_idx" not in cut
-        fastiter.ssm.causal_conv1d(**inputs.arguments(), activation="silu", return_final_states=keeps, **cut)
-        if inputs.initial_states is None or len(inputs.initial_states) != len(inputs.x):
+        fastiter.ssm.causal_conv1d(**inputs.arguments(), activation="silu", return_last_state=keeps, **cut)
+        if inputs.state is None or len(inputs.state) != len(inputs.x):
             continue
         for seen in (None, [3, 1]):
-            state = copies(inputs.initial_states, at_end)
+            state = copies(inputs.state, at_end)
             fastiter.ssm.causal_conv1d_update(inputs.x, state, *inputs[1:3], "silu", seen)
 
 

@@ -106,7 +106,7 @@ def mamba2_inner(
     headdim: int,
     ngroups: int,
     seq_idx: Any,
-    initial_states: Any,
+    state: Any,
     norm_before_gate: bool = True,
     rmsnorm_weight: Any = None,
     outproj_weight: Any = None,
@@ -125,7 +125,7 @@ def mamba2_inner(
     B, C = (y.unflatten(-1, (ngroups, states)).repeat_interleave(heads // ngroups, 2) for y in (B, C))
     x = x.unflatten(-1, (heads, headdim))
     d = torch.log1p(torch.exp(dt + dt_bias)).clamp(*dt_limit)
-    y, last = scan(x, d, A, B, C, initial_states, seq_idx)
+    y, last = scan(x, d, A, B, C, state, seq_idx)
     y = (y + (D if D.dim() == 2 else D[:, None]) * x).flatten(-2)
     if rmsnorm_weight is None:
         y = y * sigmoid_gate(z)

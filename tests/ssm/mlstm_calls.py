@@ -35,18 +35,18 @@ def mlstm_inputs(
     made |= {"i": 2 * normal(B, T, N), "f": 2 * normal(B, T, N) + dtype(1)}  # type: ignore[operator]
     if state:
         rows = B if sequences is None else sequences
-        made["initial_state"] = (normal(rows, N, K, V), normal(rows, N, K), normal(rows, N))
+        made["state"] = (normal(rows, N, K, V), normal(rows, N, K), normal(rows, N))
     return made
 
 
 def specified(inputs: dict[str, Any], scale: float | None = None, eps: float = 1e-6, **cut: Any) -> tuple[Any, Any]:
     """h and the last state of the specification, computed in float64."""
     wide = [inputs[name].astype(np.float64) for name in NAMES]
-    state = inputs.get("initial_state")
+    state = inputs.get("state")
     first = None if state is None else tuple(x.astype(np.float64) for x in state)
     cuts = reference.Cut(*(None if cut.get(n) is None else np.asarray(cut[n]) for n in reference.Cut._fields))
     factor = inputs["q"].shape[-1] ** -0.5 if scale is None else scale
-    return reference_attention.mlstm(*wide, initial_state=first, scale=factor, eps=eps, cut=cuts)  # type: ignore[arg-type]
+    return reference_attention.mlstm(*wide, state=first, scale=factor, eps=eps, cut=cuts)  # type: ignore[arg-type]
 
 
 def assert_mlstm_near(actual: Any, expected: Any, dtype: npt.DTypeLike, gate: float = 0.0) -> None:

@@ -70,9 +70,7 @@ def test_the_specification_of_a_step_is_a_scan_of_one_step() -> None:
     u, delta, z = (x[:, None, :, 0] for x in (inputs.u, inputs.delta, inputs.z))
     D, bias = inputs.D[None], inputs.delta_bias[None]
     B, C = inputs.B[..., 0], inputs.C[..., 0]
-    y, state = reference.selective_state_update(
-        inputs.initial_state[:, None], u, delta, inputs.A[None], B, C, D, z, bias, True
-    )
+    y, state = reference.selective_state_update(inputs.state[:, None], u, delta, inputs.A[None], B, C, D, z, bias, True)
     np.testing.assert_allclose(y[:, 0], out[..., 0], rtol=1e-13)
     np.testing.assert_allclose(state[:, 0], last, rtol=1e-13)
 
@@ -94,7 +92,7 @@ def test_the_specification_of_complex_states() -> None:
 @both_dtypes
 @pytest.mark.parametrize("size", [*SIZES, *EMPTY], ids=str)
 def test_sizes(size: tuple[int, int, int, int], dtype: Any) -> None:
-    for without, is_complex in itertools.product(((), ("D", "z", "delta_bias", "initial_state")), (False, True)):
+    for without, is_complex in itertools.product(((), ("D", "z", "delta_bias", "state")), (False, True)):
         inputs = scan_inputs(*size, dtype, without=without, is_complex=is_complex)
         check(inputs)
         if not without:
@@ -124,7 +122,7 @@ def test_resets_lengths_and_packed_rows(dtype: Any, is_complex: bool) -> None:
     check(inputs, lengths=some_lengths(4, 70), reset=some_resets(4, 70))
     out, last = run(inputs, lengths=[0, 70, 1, 33])
     assert not out[0].any() and not out[3, :, 33:].any()
-    assert_same_bits(last[0], inputs.initial_state[0])
+    assert_same_bits(last[0], inputs.state[0])
     packed = scan_inputs(1, 20, 70, 6, dtype, sequences=5, is_complex=is_complex)
     check(packed, cu_seqlens=some_bounds(5, 70), reset=some_resets(1, 70))
     check(scan_inputs(1, 3, 0, 2, dtype, sequences=2), cu_seqlens=[0, 0, 0])
@@ -190,12 +188,12 @@ def test_threads_and_pieces_have_the_same_bits(dtype: Any, is_complex: bool) -> 
     for threads in (2, 3):
         fastiter.set_num_threads(threads)
         assert_same_bits(run(inputs), expected)
-    state, pieces = inputs.initial_state, []
+    state, pieces = inputs.state, []
     for start, end in ((0, 1), (1, 64), (64, 100)):
         cut = {n: getattr(inputs, n)[..., start:end] for n in ("u", "delta", "z")}
         parts = 2 if is_complex else 1
         cut |= {n: getattr(inputs, n)[..., parts * start : parts * end] for n in ("B", "C")}
-        out, state = run(inputs._replace(initial_state=state, **cut))
+        out, state = run(inputs._replace(state=state, **cut))
         pieces.append(out)
     assert_same_bits((np.concatenate(pieces, -1), state), expected)
 
@@ -259,7 +257,7 @@ def decays(rates: Array, d: Array) -> Array:
     """exp(d A) for A (D, N) and d (D,), computed as the state after one step from 1."""
     d, projection = d[None, :, None], np.zeros((1, rates.shape[1], 2), d.dtype)
     first = np.ones((1, *rates.shape), rates.dtype)
-    _, last = ssm.selective_scan(0 * d, d, rates, projection, projection, initial_state=first, return_last_state=True)
+    _, last = ssm.selective_scan(0 * d, d, rates, projection, projection, state=first, return_last_state=True)
     return last[0]
 
 
@@ -357,7 +355,7 @@ def test_a_step_of_chosen_rows_and_of_any_layout() -> None:
 def test_steps_continue_a_scan() -> None:
     inputs = scan_inputs(2, 20, 12, 5, np.float32)
     out, last = run(inputs)
-    state = inputs.initial_state.copy()
+    state = inputs.state.copy()
     for t in range(12):
         B, C = inputs.B[..., t], inputs.C[..., t]
         y = ssm.selective_state_update(

@@ -42,7 +42,7 @@ def test_the_specification_with_a_bonus_reads_before_the_step() -> None:
     inputs = attention_inputs((1, 6, 2, 3, 4), decay="scalar", bonus=True)
     o, _ = specified(inputs)
     for t in range(6):
-        before = AttentionInputs(*(x[:, :t] for x in inputs[:4]), None, None, inputs.initial_state)  # type: ignore[index]
+        before = AttentionInputs(*(x[:, :t] for x in inputs[:4]), None, None, inputs.state)  # type: ignore[index]
         S = specified(before)[1]
         kv = inputs.k[:, t, :, :, None] * inputs.v[:, t, :, None]
         assert inputs.bonus is not None
@@ -93,7 +93,7 @@ def test_packed_rows_have_the_bits_of_separate_calls() -> None:
     bounds = some_bounds(3, 90)
     o, last = ssm.linear_attention(**inputs.arguments(), cu_seqlens=bounds)
     for s, (a, b) in enumerate(itertools.pairwise(bounds)):
-        part = {n: x[s : s + 1] if n == "initial_state" else x[:, a:b] for n, x in inputs.arguments().items()}
+        part = {n: x[s : s + 1] if n == "state" else x[:, a:b] for n, x in inputs.arguments().items()}
         assert_same_bits((o[:, a:b], last[s : s + 1]), ssm.linear_attention(**part))
 
 
@@ -106,12 +106,12 @@ def test_threads_and_pieces_have_the_same_bits(decay: str) -> None:
         results.append(ssm.linear_attention(**inputs.arguments()))
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])
-    given, state = inputs.arguments(), inputs.initial_state
+    given, state = inputs.arguments(), inputs.state
     outputs = []
     for a, b in ((0, 1), (1, 60), (60, 200)):
-        fixed = ("initial_state", "bonus")
+        fixed = ("state", "bonus")
         part = {n: x if n in fixed or x.ndim == 1 else x[:, a:b] for n, x in given.items()}
-        o, state = ssm.linear_attention(**{**part, "initial_state": state})
+        o, state = ssm.linear_attention(**{**part, "state": state})
         outputs.append(o)
     assert_same_bits((np.concatenate(outputs, 1), state), results[0])
 
@@ -147,7 +147,7 @@ def test_storage_types(stored: str) -> None:
     """The arithmetic is in float32: results equal those of the widened inputs, rounded once."""
     dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.float16)
     given = attention_inputs((2, 60, 2, 20, 9), np.float32, "vector", bonus=True).arguments()
-    narrow = {n: x.astype(dtype) if n not in ("bonus", "initial_state") else x for n, x in given.items()}
+    narrow = {n: x.astype(dtype) if n not in ("bonus", "state") else x for n, x in given.items()}
     wide = {n: x.astype(np.float32) for n, x in narrow.items()}
     o, last = ssm.linear_attention(**narrow)
     expected, expected_last = ssm.linear_attention(**wide)

@@ -20,7 +20,7 @@ in_both_orders = pytest.mark.parametrize("order", ["time", "channels"])
 
 
 def run(inputs: ConvInputs, **options: Any) -> Any:
-    return ssm.causal_conv1d(**inputs.arguments(), return_final_states=True, **options)
+    return ssm.causal_conv1d(**inputs.arguments(), return_last_state=True, **options)
 
 
 def check(inputs: ConvInputs, **options: Any) -> None:
@@ -40,7 +40,7 @@ def test_the_specification_is_numpy_s_convolution() -> None:
     out, last = specified(inputs)
     for b in range(2):
         for d in range(3):
-            whole = np.concatenate([inputs.initial_states[b, d], inputs.x[b, d]])
+            whole = np.concatenate([inputs.state[b, d], inputs.x[b, d]])
             expected = np.convolve(whole, inputs.weight[d, ::-1], "valid") + inputs.bias[d]
             np.testing.assert_allclose(out[b, d], expected, rtol=1e-12, atol=1e-14)
             assert_same_bits(last[b, d], whole[-3:])
@@ -52,7 +52,7 @@ def test_the_specification_of_steps_continues_a_convolution() -> None:
     for kept in (3, 5):
         for ring in (False, True):
             state = np.zeros((2, 3, kept))
-            state[..., kept - 3 :] = inputs.initial_states
+            state[..., kept - 3 :] = inputs.state
             outs = []
             for t in range(0, 9, 3):  # the ring begins at 0: the previous input is in its last place
                 steps, seen = inputs.x[..., t : t + 3], np.full(2, t) if ring else None
@@ -73,7 +73,7 @@ def test_the_specification_of_steps_continues_a_convolution() -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_sizes(size: tuple[int, int, int, int], order: str, dtype: Any) -> None:
     check(conv_inputs(*size, dtype, order=order), activation="silu")
-    check(conv_inputs(*size, dtype, order=order, without=("bias", "initial_states")))
+    check(conv_inputs(*size, dtype, order=order, without=("bias", "state")))
 
 
 @both_dtypes
@@ -84,15 +84,15 @@ def test_lengths_and_packed_rows(width: int, order: str, dtype: Any) -> None:
     check(inputs, lengths=some_lengths(4, 70), activation="silu")
     out, last = run(inputs, lengths=[0, 70, 1, 33])
     assert not out[0].any() and not out[3, :, 33:].any()
-    assert_same_bits(last[0], inputs.initial_states[0])
+    assert_same_bits(last[0], inputs.state[0])
     packed = conv_inputs(1, 20, 70, width, dtype, order=order, sequences=5)
     bounds = some_bounds(5, 70)
     check(packed, cu_seqlens=bounds)
     whole, kept = run(packed, cu_seqlens=bounds)
     for s in range(5):
         here = slice(bounds[s], bounds[s + 1])
-        first = packed.initial_states[s : s + 1]
-        out, last = run(packed._replace(x=packed.x[..., here], initial_states=first))
+        first = packed.state[s : s + 1]
+        out, last = run(packed._replace(x=packed.x[..., here], state=first))
         assert_same_bits(whole[..., here], out)
         assert_same_bits(kept[s], last[0])
 
@@ -101,7 +101,7 @@ def test_empty_packed_rows() -> None:
     inputs = conv_inputs(1, 3, 0, 4, sequences=2)
     out, last = run(inputs, cu_seqlens=[0, 0, 0])
     assert out.shape == (1, 3, 0)
-    assert_same_bits(last, inputs.initial_states)
+    assert_same_bits(last, inputs.state)
     out, last = run(conv_inputs(1, 3, 0, 4, sequences=0), cu_seqlens=[0])
     assert out.shape == (1, 3, 0) and last.shape == (0, 3, 3)
 
@@ -110,7 +110,7 @@ def test_empty_packed_rows() -> None:
 @in_both_orders
 @pytest.mark.parametrize("width", [1, 3, 4, 6])
 def test_numbered_sequences(width: int, order: str, dtype: Any) -> None:
-    inputs = conv_inputs(3, 20, 90, width, dtype, order=order, without=("initial_states",))
+    inputs = conv_inputs(3, 20, 90, width, dtype, order=order, without=("state",))
     labels = some_labels(3, 90)
     out = ssm.causal_conv1d(**inputs.arguments(), seq_idx=labels, activation="swish")
     assert_near(out, specified(inputs, seq_idx=labels, activation="silu")[0], dtype, width)
@@ -174,9 +174,9 @@ def test_threads_and_pieces_have_the_same_bits(order: str, dtype: Any) -> None:
     for threads in (2, 3):
         fastiter.set_num_threads(threads)
         assert_same_bits(run(inputs, activation="silu"), expected)
-    state, pieces = inputs.initial_states, []
+    state, pieces = inputs.state, []
     for steps in (slice(0, 1), slice(1, 3), slice(3, 70), slice(70, 700)):
-        cut = inputs._replace(initial_states=state, x=inputs.x[..., steps])
+        cut = inputs._replace(state=state, x=inputs.x[..., steps])
         out, state = run(cut, activation="silu")
         pieces.append(out)
     assert_same_bits((np.concatenate(pieces, -1), state), expected)
@@ -286,7 +286,7 @@ def test_one_step_of_chosen_rows_as_models_call_it(stored: str) -> None:
 
 def test_a_state_of_another_dtype() -> None:
     inputs = conv_inputs(2, 20, 1, 4, np.float32)
-    state = inputs.initial_states.astype(np.float16)
+    state = inputs.state.astype(np.float16)
     wide = state.astype(np.float32)
     out = ssm.causal_conv1d_update(inputs.x, state, *inputs[1:3])
     assert_same_bits(out, ssm.causal_conv1d_update(inputs.x, wide, *inputs[1:3]))
@@ -296,7 +296,7 @@ def test_a_state_of_another_dtype() -> None:
 def test_steps_continue_a_convolution_to_the_bit() -> None:
     inputs = conv_inputs(2, 20, 12, 4, np.float32)
     out, last = run(inputs, activation="silu")
-    state = inputs.initial_states.copy()
+    state = inputs.state.copy()
     steps = [ssm.causal_conv1d_update(inputs.x[..., t], state, *inputs[1:3], "silu") for t in range(12)]
     assert_same_bits(np.stack(steps, -1), out)
     assert_same_bits(state, last)
@@ -310,5 +310,5 @@ def test_the_states_of_packed_sequences(state_len: int) -> None:
         assert_same_bits(states, reference_conv.causal_conv1d_varlen_states(x, np.array(bounds), state_len))
         if state_len:
             weight = np.ones((5, state_len + 1), np.float32)
-            _, last = ssm.causal_conv1d(x.T[None], weight, return_final_states=True, cu_seqlens=bounds)
+            _, last = ssm.causal_conv1d(x.T[None], weight, return_last_state=True, cu_seqlens=bounds)
             assert_same_bits(states, last)

@@ -42,7 +42,7 @@ def specified(given: dict[str, Any], scale: float = 1.0, **cut: Any) -> tuple[An
     if factors is not None and factors.ndim == 1:
         factors = np.broadcast_to(factors, wide["v"].shape[:3])
     cuts = reference.Cut(*(None if cut.get(n) is None else np.asarray(cut[n]) for n in reference.Cut._fields))
-    options = {"initial_state": wide.get("initial_state"), "cut": cuts, "correction": (wide["a"], wide["b"])}
+    options = {"state": wide.get("state"), "cut": cuts, "correction": (wide["a"], wide["b"])}
     return reference_attention.linear_attention(wide["q"], wide["k"], wide["v"], factors, None, scale, **options)
 
 
@@ -81,10 +81,10 @@ def test_threads_and_pieces_have_the_same_bits(decay: str) -> None:
         results.append(ssm.dplr_delta_rule(**given))
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])
-    state, outputs = given["initial_state"], []
+    state, outputs = given["state"], []
     for a, b in ((0, 1), (1, 60), (60, 150)):
-        part = {n: x if n == "initial_state" or x.ndim == 1 else x[:, a:b] for n, x in given.items()}
-        o, state = ssm.dplr_delta_rule(**{**part, "initial_state": state})
+        part = {n: x if n == "state" or x.ndim == 1 else x[:, a:b] for n, x in given.items()}
+        o, state = ssm.dplr_delta_rule(**{**part, "state": state})
         outputs.append(o)
     assert_same_bits((np.concatenate(outputs, 1), state), results[0])
 

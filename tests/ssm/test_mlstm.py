@@ -25,15 +25,15 @@ def flat(result: Any) -> tuple[Any, ...]:
 def test_the_specification_does_not_depend_on_the_maximum() -> None:
     """e^m cancels from the equations: a first state with another m, scaled to match, gives the same h."""
     inputs = mlstm_inputs((2, 9, 2, 3, 4))
-    C, n, m = inputs["initial_state"]
+    C, n, m = inputs["state"]
     h, (last_C, _, last_m) = specified(inputs, eps=0.0)
-    other = {**inputs, "initial_state": (C * np.exp(1.5), n * np.exp(1.5), m - 1.5)}
+    other = {**inputs, "state": (C * np.exp(1.5), n * np.exp(1.5), m - 1.5)}
     g, (other_C, _, other_m) = specified(other, eps=0.0)
     np.testing.assert_allclose(g, h, rtol=1e-10)
     np.testing.assert_allclose(other_C * np.exp(other_m)[..., None, None], last_C * np.exp(last_m)[..., None, None])
     total = np.zeros((2, 2, 3, 4))  # and without m at all
     norm = np.zeros((2, 2, 3))
-    plain = specified({k: x for k, x in inputs.items() if k != "initial_state"}, eps=0.0)[0]
+    plain = specified({k: x for k, x in inputs.items() if k != "state"}, eps=0.0)[0]
     for t in range(9):
         forget, enter = 1 / (1 + np.exp(-inputs["f"][:, t])), np.exp(inputs["i"][:, t])
         k, v, q = (inputs[name][:, t] for name in "kvq")
@@ -74,10 +74,10 @@ def test_threads_and_pieces_have_the_same_bits() -> None:
         results.append(flat(ssm.mlstm(**inputs)))
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])
-    state, outputs = inputs["initial_state"], []
+    state, outputs = inputs["state"], []
     for a, b in ((0, 1), (1, 60), (60, 200)):
         part = {n: inputs[n][:, a:b] for n in "qkvif"}
-        h, state = ssm.mlstm(**part, initial_state=state)
+        h, state = ssm.mlstm(**part, state=state)
         outputs.append(h)
     assert_same_bits((np.concatenate(outputs, 1), *state), results[0])
 

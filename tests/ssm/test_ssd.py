@@ -33,7 +33,7 @@ def ssd_inputs(size: Size, dtype: npt.DTypeLike = np.float64, sequences: int | N
         "D": normal(heads, width),
         "z": normal(batch, time, heads, width),
         "dt_bias": normal(heads),
-        "initial_state": normal(batch if sequences is None else sequences, heads, width, states),
+        "state": normal(batch if sequences is None else sequences, heads, width, states),
     }
 
 
@@ -52,14 +52,14 @@ def as_selective(given: dict[str, Any], library: Any = np) -> dict[str, Any]:
     rates = library.broadcast_to(spread(given["A"])[..., None], (heads, width, states)).reshape(channels, states)
     weights = {name: library.moveaxis(given[name], 1, -1) for name in "BC"}
     D = given["D"] if given["D"].ndim == 2 else spread(given["D"])
-    first = given["initial_state"]
+    first = given["state"]
     return {
         **names,
         **weights,
         "A": rates,
         "D": D.reshape(channels),
         "delta_bias": spread(given["dt_bias"]).reshape(channels),
-        "initial_state": first.reshape(first.shape[0], channels, states),
+        "state": first.reshape(first.shape[0], channels, states),
     }
 
 
@@ -142,7 +142,7 @@ def test_overflow_without_warnings() -> None:
     given = ssd_inputs((1, 5, 2, 3, 1, 2), np.float32)
     given["z"][:] = -np.inf
     ssm.ssd(**given, dt_limit=(0.0, 1e300))
-    half = {n: x.astype(np.float16) if x.ndim > 2 and n != "initial_state" else x for n, x in given.items()}
+    half = {n: x.astype(np.float16) if x.ndim > 2 and n != "state" else x for n, x in given.items()}
     half |= {"z": None, "x": np.full_like(half["x"], 6e4)}
     assert np.isinf(ssm.ssd(**half, dt_softplus=True)[0]).any()
 

@@ -30,7 +30,7 @@ def linear_attention(
     decay: Array | None = None,
     bonus: Array | None = None,
     scale: float = 1.0,
-    initial_state: Array | None = None,
+    state: Array | None = None,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
@@ -58,7 +58,7 @@ def linear_attention(
         The weight of the current step; the output is then read before the step.
     scale : float
         A factor of q.
-    initial_state : ndarray (B, N, K, V), float32 or float64, optional
+    state : ndarray (B, N, K, V), float32 or float64, optional
         State before the first step; zero by default.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
@@ -75,7 +75,7 @@ def linear_attention(
     o : ndarray (B, T, N, V)
         In the dtype of v.
     last : ndarray (B, N, K, V), float32 or float64
-        State after the last valid step; passed as ``initial_state``, it continues the sequence exactly.
+        State after the last valid step; passed as ``state``, it continues the sequence exactly.
 
     Raises
     ------
@@ -105,21 +105,21 @@ def linear_attention(
     """
     function = "linear_attention"
     run = choose(function, BACKENDS, backend)
-    q, k, v, log_decay, decay, bonus, initial_state = from_likes(
-        function, q=q, k=k, v=v, log_decay=log_decay, decay=decay, bonus=bonus, initial_state=initial_state
+    q, k, v, log_decay, decay, bonus, state = from_likes(
+        function, q=q, k=k, v=v, log_decay=log_decay, decay=decay, bonus=bonus, state=state
     )
     given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "decay": decay, "bonus": bonus}
-    every = {**given, "initial_state": initial_state}
+    every = {**given, "state": state}
     arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}
-    check_attention_dtypes(function, arrays, ("bonus", "initial_state"))
+    check_attention_dtypes(function, arrays, ("bonus", "state"))
     check_one_decay(function, log_decay, decay)
     factor = checked_scale(function, scale, q.dtype == np.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in arrays.items()})
     cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
-    if initial_state is not None:
+    if state is not None:
         count = cut.count(sizes.batch)
-        check_attention_state(function, initial_state.shape, count, sizes, cut.cu_seqlens is not None)
-    return run(sizes, given, factor, initial_state, cut)
+        check_attention_state(function, state.shape, count, sizes, cut.cu_seqlens is not None)
+    return run(sizes, given, factor, state, cut)
 
 
 def check_attention_dtypes(function: str, arrays: Mapping[str, Any], exact: Collection[str]) -> None:
@@ -176,7 +176,7 @@ def _reference(
     factors = decay if decay is None or not is_log else np.exp(decay)
     cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
     q, k, v_given, v = q.astype(dtype), k.astype(dtype), v, v.astype(dtype)
-    o, last = specification.linear_attention(q, k, v, factors, bonus, scale, initial_state=first, cut=cuts)
+    o, last = specification.linear_attention(q, k, v, factors, bonus, scale, state=first, cut=cuts)
     return o.astype(v_given.dtype), last
 
 

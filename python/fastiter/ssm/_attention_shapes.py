@@ -77,7 +77,7 @@ def check_attention_state(function: str, shape: Shape, count: int, sizes: Attent
     if tuple(shape) != expected:
         letter = "S" if packed else "B"
         got = tuple(shape)
-        raise ValueError(f"{function}: initial_state must have shape ({letter}, N, K, V) = {expected}, got {got}")
+        raise ValueError(f"{function}: state must have shape ({letter}, N, K, V) = {expected}, got {got}")
 
 
 def check_one_decay(function: str, log_decay: object, decay: object) -> None:

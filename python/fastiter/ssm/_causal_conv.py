@@ -18,7 +18,7 @@ from ._conv_shapes import (
     ConvSizes,
     check_activation,
     check_conv_shapes,
-    check_initial_states,
+    check_conv_state,
     check_label_range,
     check_seq_idx,
     check_state_len,
@@ -35,7 +35,7 @@ class _Call(NamedTuple):
     x: Array
     weight: Array
     bias: Array | None
-    initial_states: Array | None
+    state: Array | None
     seq_idx: Array | None
     silu: bool
     cut: Cut
@@ -47,8 +47,8 @@ def causal_conv1d(
     bias: Array | None = None,
     *,
     seq_idx: npt.ArrayLike | None = None,
-    initial_states: Array | None = None,
-    return_final_states: bool = False,
+    state: Array | None = None,
+    return_last_state: bool = False,
     activation: Activation | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
@@ -70,10 +70,10 @@ def causal_conv1d(
         Added to the sums.
     seq_idx : integers (B, T), optional
         The index of each step's sequence: inputs of other sequences count as 0, and out is 0 where it is negative.
-        Cannot be combined with the arguments for sequences and states below.
-    initial_states : ndarray (B, D, W - 1), optional
-        The inputs before the first steps; zero by default; dtype of x.
-    return_final_states : bool
+        Cannot be combined with the arguments for states and sequences below.
+    state : ndarray (B, D, W - 1), optional
+        The W - 1 inputs before the first steps; zero by default; dtype of x.
+    return_last_state : bool
         Also return the last W - 1 inputs of each sequence.
     activation : {None, "silu", "swish"}
         The function act: none, or x / (1 + e^-x), which has both names.
@@ -89,8 +89,8 @@ def causal_conv1d(
     -------
     out : ndarray (B, D, T)
         The outputs, in the dtype and memory order of x.
-    final_states : ndarray (B, D, W - 1)
-        Only with ``return_final_states``; passed as ``initial_states``, they continue the sequences exactly.
+    last : ndarray (B, D, W - 1)
+        Only with ``return_last_state``; passed as ``state``, it continues the sequences exactly.
 
     Raises
     ------
@@ -115,21 +115,21 @@ def causal_conv1d(
     function = "causal_conv1d"
     run = choose(function, _BACKENDS, backend)
     silu = check_activation(function, activation)
-    check_flag(function, "return_final_states", return_final_states)
-    x, weight, bias, initial_states = from_likes(function, x=x, weight=weight, bias=bias, initial_states=initial_states)
-    given = given_of({"x": x, "weight": weight, "bias": bias, "initial_states": initial_states})
-    _check_dtypes(function, given, "initial_states")
+    check_flag(function, "return_last_state", return_last_state)
+    x, weight, bias, state = from_likes(function, x=x, weight=weight, bias=bias, state=state)
+    given = given_of({"x": x, "weight": weight, "bias": bias, "state": state})
+    _check_dtypes(function, given, "state")
     sizes = check_conv_shapes(function, {name: y.shape for name, y in given.items()})
     labels = None
     if seq_idx is not None:
-        others = {"initial_states": initial_states, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        others = {"state": state, "lengths": lengths, "cu_seqlens": cu_seqlens}
         absent = {name: y is not None for name, y in others.items()}
-        labels = _checked_labels(function, seq_idx, sizes, {**absent, "return_final_states": return_final_states})
+        labels = _checked_labels(function, seq_idx, sizes, {**absent, "return_last_state": return_last_state})
     cut = checked_cut(function, sizes.batch, sizes.time, None, lengths, cu_seqlens, "x")
-    if initial_states is not None:
+    if state is not None:
         count, packed = cut.count(sizes.batch), cut.cu_seqlens is not None
-        check_initial_states(function, initial_states.shape, count, sizes, packed)
-    out, last = run(_Call(x, weight, bias, initial_states, labels, silu, cut), return_final_states)
+        check_conv_state(function, state.shape, count, sizes, packed)
+    out, last = run(_Call(x, weight, bias, state, labels, silu, cut), return_last_state)
     return out if last is None else (out, last)
 
 
@@ -173,7 +173,7 @@ def _cpu(call: _Call, keeps_last: bool) -> tuple[Array, Array | None]:
     out, last = like(x), empty((count, channels, width - 1), x.dtype) if keeps_last else None
     shape = ((count, time, cut.lengths, cut.cu_seqlens, None), channels, width, call.silu, call.seq_idx)
     weight, bias = _filter(x, call.weight, call.bias)
-    first = None if call.initial_states is None or width == 1 else aligned(call.initial_states)
+    first = None if call.state is None or width == 1 else aligned(call.state)
     _core.ssm.conv_forward(shape, aligned(x), out, weight, bias, first, None if width == 1 else last)
     return out, last
 
@@ -190,7 +190,7 @@ def _reference(call: _Call, keeps_last: bool) -> tuple[Array, Array | None]:
         weight,
         bias,
         seq_idx=call.seq_idx,
-        initial_states=first,
+        state=first,
         activation=call.silu,
         cut=reference.Cut(*call.cut),
     )

@@ -46,14 +46,12 @@ def check_conv_shapes(function: str, shapes: Mapping[str, Shape]) -> ConvSizes:
     return ConvSizes(*x, _check_filter(function, shapes, x[1]))
 
 
-def check_initial_states(function: str, shape: Shape, sequences: int, sizes: ConvSizes, packed: bool) -> None:
+def check_conv_state(function: str, shape: Shape, sequences: int, sizes: ConvSizes, packed: bool) -> None:
     """Check the shape of the inputs before the first steps."""
     expected = (sequences, sizes.channels, sizes.width - 1)
     if tuple(shape) != expected:
         letter = "S" if packed else "B"
-        raise ValueError(
-            f"{function}: initial_states must have shape ({letter}, D, W - 1) = {expected}, got {tuple(shape)}"
-        )
+        raise ValueError(f"{function}: state must have shape ({letter}, D, W - 1) = {expected}, got {tuple(shape)}")
 
 
 def check_seq_idx(function: str, shape: Shape, sizes: ConvSizes, others: Mapping[str, bool]) -> None:

@@ -14,7 +14,7 @@ from .._check import check_apart, check_array, check_flag, check_room, empty, in
 from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed, from_likes
 from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, may_be_complex
 
-_OPTIONAL = ("D", "z", "delta_bias", "dt_bias", "initial_state")
+_OPTIONAL = ("D", "z", "delta_bias", "dt_bias")
 
 
 def selective_scan(
@@ -29,7 +29,7 @@ def selective_scan(
     delta_softplus: bool = False,
     return_last_state: bool = False,
     *,
-    initial_state: Array | None = None,
+    state: Array | None = None,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
@@ -63,7 +63,7 @@ def selective_scan(
         Apply log(1 + e^x) to delta + delta_bias.
     return_last_state : bool
         Also return the last state.
-    initial_state : ndarray (B, D, N), optional
+    state : ndarray (B, D, N), optional
         State before the first step; zero by default; dtype of A.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
@@ -80,7 +80,7 @@ def selective_scan(
     out : ndarray (B, D, T)
         The outputs, in the dtype and memory order of u.
     last_state : ndarray (B, D, N)
-        Only with ``return_last_state``; in the dtype of A. Passed as ``initial_state``, it continues the sequence
+        Only with ``return_last_state``; in the dtype of A. Passed as ``state``, it continues the sequence
         exactly.
 
     Raises
@@ -112,25 +112,26 @@ def selective_scan(
     """
     function = "selective_scan"
     run = choose(function, _BACKENDS, backend)
-    u, delta, A, B, C, D, z, delta_bias, initial_state = from_likes(
-        function, u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state
+    u, delta, A, B, C, D, z, delta_bias, state = from_likes(
+        function, u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state
     )
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     check_flag(function, "delta_softplus", delta_softplus)
     check_flag(function, "return_last_state", return_last_state)
-    arrays = given_of({**given, "initial_state": initial_state})
+    arrays = given_of({**given, "state": state}, "state")
     is_complex = _check_dtypes(function, arrays)
     sizes = check_shapes(function, {name: x.shape for name, x in arrays.items()}, is_complex)
     cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "u")
-    if initial_state is not None:
-        check_state(function, initial_state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
-    out, last = run(sizes, given, delta_softplus, initial_state, cut)
+    if state is not None:
+        check_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
+    out, last = run(sizes, given, delta_softplus, state, cut)
     return (out, last) if return_last_state else out
 
 
-def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments without optional ones that are None."""
-    return {name: x for name, x in arguments.items() if x is not None or name not in _OPTIONAL}
+def given_of(arguments: Mapping[str, Any], *optional: str) -> dict[str, Any]:
+    """Return the arguments without those that are None and optional, by themselves or in this call."""
+    absent = (*_OPTIONAL, *optional)
+    return {name: x for name, x in arguments.items() if x is not None or name not in absent}
 
 
 def _check_dtypes(function: str, arrays: Mapping[str, Any], first: str = "u") -> bool:
@@ -144,7 +145,8 @@ def _check_dtypes(function: str, arrays: Mapping[str, Any], first: str = "u") ->
         check_array(function, name, x, (*STORED, "complex64", "complex128") if holds_states else STORED)
         head = arrays[first].dtype
         dtype = computed(arrays[first])
-        is_signal = name in ("u", "x", "delta", "dt", "z", "state") or (name in "BC" and (x.ndim > 2 or first == "x"))
+        is_signal = name in ("u", "x", "delta", "dt", "z") or (name in "BC" and x.ndim > 2)
+        is_signal = is_signal or (first == "x" and name in ("B", "C", "state"))
         expected = str(dtype)
         if holds_states:
             dtype = np.result_type(dtype, np.complex64)
@@ -204,7 +206,7 @@ def _reference(
         wide[3:5] = [x if x.ndim == 2 else reference.paired(x) for x in wide[3:5]]
     arguments: dict[str, Any] = dict(zip(given, wide, strict=True))
     cuts = reference.Cut(*cut)
-    out, last = reference.selective_scan(**arguments, delta_softplus=softplus, initial_state=initial, cut=cuts)
+    out, last = reference.selective_scan(**arguments, delta_softplus=softplus, state=initial, cut=cuts)
     return out.astype(given_dtype), last
 
 

@@ -31,7 +31,7 @@ class _Call(NamedTuple):
     decay: Array | None
     a: Array
     b: Array
-    initial_state: Array | None
+    state: Array | None
     is_log: bool
     scale: float
 
@@ -46,7 +46,7 @@ def dplr_delta_rule(
     *,
     decay: Array | None = None,
     scale: float = 1.0,
-    initial_state: Array | None = None,
+    state: Array | None = None,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
@@ -70,7 +70,7 @@ def dplr_delta_rule(
         As for :func:`linear_attention`.
     scale : float
         A factor of q.
-    initial_state : ndarray (B, N, K, V), float32 or float64, optional
+    state : ndarray (B, N, K, V), float32 or float64, optional
         State before the first step; zero by default.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
@@ -87,7 +87,7 @@ def dplr_delta_rule(
     o : ndarray (B, T, N, V)
         In the dtype of v.
     last : ndarray (B, N, K, V), float32 or float64
-        State after the last valid step; passed as ``initial_state``, it continues the sequence exactly.
+        State after the last valid step; passed as ``state``, it continues the sequence exactly.
 
     Raises
     ------
@@ -116,30 +116,30 @@ def dplr_delta_rule(
     """
     function = "dplr_delta_rule"
     run = choose(function, _BACKENDS, backend)
-    q, k, v, a, b, log_decay, decay, initial_state = from_likes(
-        function, q=q, k=k, v=v, a=a, b=b, log_decay=log_decay, decay=decay, initial_state=initial_state
+    q, k, v, a, b, log_decay, decay, state = from_likes(
+        function, q=q, k=k, v=v, a=a, b=b, log_decay=log_decay, decay=decay, state=state
     )
-    optional = {"log_decay": log_decay, "decay": decay, "initial_state": initial_state}
+    optional = {"log_decay": log_decay, "decay": decay, "state": state}
     given: dict[str, Any] = {"q": q, "k": k, "v": v, "a": a, "b": b}
     arrays = given | {name: x for name, x in optional.items() if x is not None}
-    check_attention_dtypes(function, arrays, ("initial_state",))
+    check_attention_dtypes(function, arrays, ("state",))
     check_one_decay(function, log_decay, decay)
     factor = checked_scale(function, scale, q.dtype == np.float64)
     shapes = {name: x.shape for name, x in arrays.items()}
     sizes = check_attention_shapes(function, shapes)
     check_correction_shapes(function, shapes, sizes)
     cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
-    if initial_state is not None:
+    if state is not None:
         count = cut.count(sizes.batch)
-        check_attention_state(function, initial_state.shape, count, sizes, cut.cu_seqlens is not None)
+        check_attention_state(function, state.shape, count, sizes, cut.cu_seqlens is not None)
     every, is_log = decay_of(sizes, log_decay, decay)
-    return run(sizes, _Call(q, k, v, every, a, b, initial_state, is_log, factor), cut)
+    return run(sizes, _Call(q, k, v, every, a, b, state, is_log, factor), cut)
 
 
 def _cpu(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, Array]:
     count = cut.count(sizes.batch)
     o, last = empty(call.v.shape, call.v.dtype), empty(sizes.states(count), computed(call.q))
-    first = None if call.initial_state is None else np.ascontiguousarray(call.initial_state)
+    first = None if call.state is None else np.ascontiguousarray(call.state)
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
     inputs: tuple[Any, ...] = (*(aligned(x) for x in call[:6]), None, first)
@@ -160,7 +160,7 @@ def _reference(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, Arr
     factors = decay if decay is None or not call.is_log else np.exp(decay)
     cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
     o, last = reference_attention.linear_attention(
-        q, k, v, factors, None, call.scale, initial_state=first, cut=cuts, correction=(a, b)
+        q, k, v, factors, None, call.scale, state=first, cut=cuts, correction=(a, b)
     )
     return o.astype(call.v.dtype), last
 

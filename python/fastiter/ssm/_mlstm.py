@@ -38,7 +38,7 @@ def mlstm(
     i: Array,
     f: Array,
     *,
-    initial_state: State | None = None,
+    state: State | None = None,
     scale: float | None = None,
     eps: float = 1e-6,
     reset: Array | None = None,
@@ -60,7 +60,7 @@ def mlstm(
         Values; N is a multiple of H, and head n uses q and k of head n // (N / H).
     i, f : ndarray (B, T, N)
         The pre-activations of the input gate (exponential) and the forget gate (sigmoid).
-    initial_state : tuple of C (B, N, K, V), n (B, N, K) and m (B, N), float32 or float64, optional
+    state : tuple of C (B, N, K, V), n (B, N, K) and m (B, N), float32 or float64, optional
         State before the first step; zeros by default.
     scale : float, optional
         A factor of q; 1 / sqrt(K) by default.
@@ -81,7 +81,7 @@ def mlstm(
     h : ndarray (B, T, N, V)
         In the dtype of v.
     last : tuple of C, n and m
-        State after the last valid step; passed as ``initial_state``, it continues the sequence exactly.
+        State after the last valid step; passed as ``state``, it continues the sequence exactly.
 
     Raises
     ------
@@ -111,17 +111,17 @@ def mlstm(
     """
     function = "mlstm"
     run = choose(function, _BACKENDS, backend)
-    parts = parts_of(function, initial_state)
-    state = {} if initial_state is None else named_state(parts)
-    q, k, v, i, f, *found = from_likes(function, q=q, k=k, v=v, i=i, f=f, **state)
-    given, state = {"q": q, "k": k, "v": v, "i": i, "f": f}, dict(zip(state, found, strict=True))
-    parts = tuple(found) if state else parts
-    check_attention_dtypes(function, {**given, **state}, tuple(state))
+    parts = parts_of(function, state)
+    named = {} if state is None else named_state(parts)
+    q, k, v, i, f, *converted = from_likes(function, q=q, k=k, v=v, i=i, f=f, **named)
+    given, named = {"q": q, "k": k, "v": v, "i": i, "f": f}, dict(zip(named, converted, strict=True))
+    parts = tuple(converted) if named else parts
+    check_attention_dtypes(function, {**given, **named}, tuple(named))
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in given.items()})
     numbers = checked_numbers(function, scale, eps, sizes.keys, q.dtype == np.float64)
     cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
-    if state:
-        check_mlstm_state(function, {name: x.shape for name, x in state.items()}, cut.count(sizes.batch), sizes)
+    if named:
+        check_mlstm_state(function, {name: x.shape for name, x in named.items()}, cut.count(sizes.batch), sizes)
     return run(sizes, _Call(q, k, v, i, f, parts, *numbers), cut)
 
 
@@ -149,7 +149,7 @@ def _reference(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, Sta
     C, n, m = call.state
     parts = None if C is None or n is None or m is None else (C, n, m)
     cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
-    h, last = reference_attention.mlstm(*arrays, initial_state=parts, scale=call.scale, eps=call.eps, cut=cuts)
+    h, last = reference_attention.mlstm(*arrays, state=parts, scale=call.scale, eps=call.eps, cut=cuts)
     return h.astype(call.v.dtype), last
 
 

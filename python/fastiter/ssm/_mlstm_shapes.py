@@ -20,13 +20,13 @@ def parts_of(function: str, state: object) -> tuple[Any, ...]:
         return (None,) * 3
     if not isinstance(state, (tuple, list)) or len(state) != 3:
         got = f"{len(state)} parts" if isinstance(state, (tuple, list)) else type_name(state)
-        raise TypeError(f"{function}: initial_state must be a tuple (C, n, m), got {got}")
+        raise TypeError(f"{function}: state must be a tuple (C, n, m), got {got}")
     return tuple(state)
 
 
 def named_state(parts: tuple[Any, ...]) -> dict[str, Any]:
     """Return the parts by their names in messages."""
-    return {f"initial_state[{i}]": x for i, x in enumerate(parts)}
+    return {f"state[{i}]": x for i, x in enumerate(parts)}
 
 
 def check_mlstm_shapes(function: str, shapes: Mapping[str, Shape]) -> AttentionSizes:

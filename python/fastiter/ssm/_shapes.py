@@ -62,7 +62,7 @@ def _groups(function: str, name: str, x: Shape, u: Shape, A: Shape, is_complex: 
 
 def may_be_complex(name: str, rank: int) -> bool:
     """Return whether an argument of a selective scan is complex if A is; varying B and C are pairs of real numbers."""
-    return name in ("A", "initial_state") or (name in ("B", "C") and rank == 2)
+    return name in ("A", "state") or (name in ("B", "C") and rank == 2)
 
 
 def check_state(function: str, shape: Shape, sequences: int, sizes: Sizes, packed: bool) -> None:
@@ -70,7 +70,7 @@ def check_state(function: str, shape: Shape, sequences: int, sizes: Sizes, packe
     expected = (sequences, sizes.channels, sizes.states)
     if tuple(shape) != expected:
         letter = "S" if packed else "B"
-        raise ValueError(f"{function}: initial_state must have shape ({letter}, D, N) = {expected}, got {tuple(shape)}")
+        raise ValueError(f"{function}: state must have shape ({letter}, D, N) = {expected}, got {tuple(shape)}")
 
 
 def saved_tiles(tile: int, sequences: int, time: int, packed: bool) -> int:

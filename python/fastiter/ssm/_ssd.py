@@ -27,7 +27,7 @@ def ssd(
     dt_softplus: bool = False,
     *,
     dt_limit: tuple[float, float] = (0.0, math.inf),
-    initial_state: Array | None = None,
+    state: Array | None = None,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
@@ -58,7 +58,7 @@ def ssd(
         Apply log(1 + e^x) to dt + dt_bias.
     dt_limit : pair of float
         Bounds of d.
-    initial_state : ndarray (B, H, P, N), optional
+    state : ndarray (B, H, P, N), optional
         State before the first step; zero by default; dtype of A.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
@@ -105,28 +105,28 @@ def ssd(
     function = "ssd"
     choose(function, BACKENDS, backend)
     check_flag(function, "dt_softplus", dt_softplus)
-    x, dt, A, B, C, D, z, dt_bias, initial_state = from_likes(
-        function, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state
+    x, dt, A, B, C, D, z, dt_bias, state = from_likes(
+        function, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, state=state
     )
     every = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
-    optional = ("D", "z", "dt_bias", "initial_state")
-    given = {**every, "initial_state": initial_state}
+    optional = ("D", "z", "dt_bias", "state")
+    given = {**every, "state": state}
     arrays: dict[str, Any] = {name: y for name, y in given.items() if y is not None or name not in optional}
-    check_attention_dtypes(function, arrays, ("A", "D", "dt_bias", "initial_state"))
+    check_attention_dtypes(function, arrays, ("A", "D", "dt_bias", "state"))
     shapes = {name: y.shape for name, y in arrays.items()}
     size = check_ssd_shapes(function, shapes)
     limits = checked_limits(function, dt_limit)
     cut = checked_cut(function, *size, reset, lengths, cu_seqlens, "x")
-    if initial_state is not None:
-        check_ssd_state(function, initial_state.shape, cut.count(size[0]), shapes)
-    first = None if initial_state is None else initial_state.swapaxes(2, 3)
+    if state is not None:
+        check_ssd_state(function, state.shape, cut.count(size[0]), shapes)
+    first = None if state is None else state.swapaxes(2, 3)
     cuts: dict[str, Any] = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "backend": backend}
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # no warnings, like the kernels
         wide, steps, gate = (_valid(y, cut.lengths) for y in (x, dt, z))
         assert wide is not None  # for the type checker, as is steps
         assert steps is not None
         d = _step_sizes(steps, dt_bias, dt_softplus, limits)
-        y, last = linear_attention(C, B, wide * d[..., None], d * A, initial_state=first, **cuts)
+        y, last = linear_attention(C, B, wide * d[..., None], d * A, state=first, **cuts)
         if D is not None:
             y += (D if D.ndim == 2 else D[:, None]) * wide
         if gate is not None:

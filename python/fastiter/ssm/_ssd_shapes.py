@@ -33,7 +33,7 @@ def check_ssd_shapes(function: str, shapes: Mapping[str, Shape]) -> tuple[int, i
 
 
 def check_ssd_state(
-    function: str, shape: Shape, sequences: int, shapes: Mapping[str, Shape], name: str = "initial_state"
+    function: str, shape: Shape, sequences: int, shapes: Mapping[str, Shape], name: str = "state"
 ) -> None:
     """Check the shape of the initial states, the argument called ``name``."""
     expected = (sequences, *shapes["x"][2:], shapes["B"][3])

@@ -98,7 +98,7 @@ def selective_scan(
     delta_bias: Array | None = None,
     delta_softplus: bool = False,
     *,
-    initial_state: Array | None = None,
+    state: Array | None = None,
     cut: Cut | None = None,
 ) -> tuple[Array, Array]:
     """(out, last): h = exp(d A) h + d B u, y = C h + D u, out = y z sigmoid(z), with d = softplus(delta + delta_bias).
@@ -108,10 +108,10 @@ def selective_scan(
     batch, _, time = u.shape
     cut = Cut() if cut is None else cut
     steps = _Steps(delta, A, B, C, delta_bias, delta_softplus)
-    first = np.zeros((cut.count(batch), *A.shape), A.dtype) if initial_state is None else initial_state.astype(A.dtype)
+    first = np.zeros((cut.count(batch), *A.shape), A.dtype) if state is None else state.astype(A.dtype)
     y, last = np.zeros(u.shape, A.real.dtype), first.copy()
-    for state, row, ts in cut.sequences(batch, time):
-        h = first[state]
+    for s, row, ts in cut.sequences(batch, time):
+        h = first[s]
         for t in ts:
             if cut.restarts(row, t):
                 h = np.zeros_like(h)
@@ -121,7 +121,7 @@ def selective_scan(
             y[row, :, t] = 2 * products.real if np.iscomplexobj(A) else products
             if D is not None:
                 y[row, :, t] += D * u[row, :, t]
-        last[state] = h
+        last[s] = h
     return (y if z is None else y * z * sigmoid(z)), last
 
 
@@ -136,7 +136,7 @@ class Gradients(NamedTuple):
     D: Array
     z: Array
     delta_bias: Array
-    initial_state: Array
+    state: Array
 
 
 def backward(
@@ -150,7 +150,7 @@ def backward(
     delta_bias: Array | None = None,
     delta_softplus: bool = False,
     *,
-    initial_state: Array | None = None,
+    state: Array | None = None,
     cut: Cut | None = None,
     dout: Array | None = None,
     dlast: Array | None = None,
@@ -163,7 +163,7 @@ def backward(
     """
     cut = Cut() if cut is None else cut
     steps = _Steps(delta, A, B, C, delta_bias, delta_softplus)
-    y, _ = selective_scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus, initial_state=initial_state, cut=cut)
+    y, _ = selective_scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus, state=state, cut=cut)
     dout = np.zeros_like(y) if dout is None else dout
     gate = np.ones_like(y) if z is None else z * sigmoid(z)
     s = np.ones_like(y) if z is None else sigmoid(z)
@@ -172,14 +172,14 @@ def backward(
     dz = np.where(valid, dout * y * s * (1 + (0 if z is None else z) * (1 - s)), 0)
     dy = np.where(valid, dout * gate, 0)
     shape = (cut.count(batch), *A.shape)
-    first = np.zeros(shape, A.dtype) if initial_state is None else initial_state.astype(A.dtype)
+    first = np.zeros(shape, A.dtype) if state is None else state.astype(A.dtype)
     dfirst = np.zeros(shape, A.dtype) if dlast is None else dlast.astype(A.dtype)
     du, dd = dy * (0 if D is None else D[:, None]), np.zeros_like(y)
     dA, dD = np.zeros_like(A), np.zeros(channels, y.dtype)
     dB, dC = (np.zeros_like(x if x.ndim == 2 else np.repeat(x, channels // x.shape[1], 1)) for x in (B, C))
     factor = 2 if np.iscomplexobj(A) else 1
-    for state, row, ts in cut.sequences(batch, time):
-        tape, h = [], first[state]
+    for s, row, ts in cut.sequences(batch, time):
+        tape, h = [], first[s]
         for t in ts:
             before = np.zeros_like(h) if cut.restarts(row, t) else h
             h = (
@@ -187,7 +187,7 @@ def backward(
                 + (steps.d[row, :, t] * u[row, :, t])[:, None] * steps.projections(row, t)[0]
             )
             tape.append((t, before, h))
-        dh = dfirst[state]
+        dh = dfirst[s]
         for t, before, h in reversed(tape):
             Bt, Ct = steps.projections(row, t)
             d, x, g = steps.d[row, :, t], u[row, :, t], dy[row, :, t]
@@ -202,7 +202,7 @@ def backward(
             dd[row, :, t] = x * dx + (w * np.conj(A)).real.sum(1)
             dD += g * x
             dh = np.zeros_like(dh) if cut.restarts(row, t) else dh * np.conj(a)
-        dfirst[state] = dh
+        dfirst[s] = dh
     dB, dC = (_of_groups(g, x) for g, x in ((dB, B), (dC, C)))
     ddelta = np.where(valid, dd * steps.slope, 0)
     return Gradients(du, ddelta, dA, dB, dC, dD, dz, ddelta.sum((0, 2)), dfirst)

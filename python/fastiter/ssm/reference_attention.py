@@ -37,7 +37,7 @@ def linear_attention(
     bonus: Array | None = None,
     scale: float = 1.0,
     *,
-    initial_state: Array | None = None,
+    state: Array | None = None,
     cut: Cut | None = None,
     correction: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
@@ -48,10 +48,10 @@ def linear_attention(
     (batch, time, heads, values), keys = v.shape, q.shape[3]
     cut = Cut() if cut is None else cut
     shape = (cut.count(batch), heads, keys, values)
-    first = np.zeros(shape, v.dtype) if initial_state is None else initial_state
+    first = np.zeros(shape, v.dtype) if state is None else state
     o, last = np.zeros(v.shape, v.dtype), first.astype(v.dtype)
-    for state, row, ts in cut.sequences(batch, time):
-        S = last[state]
+    for s, row, ts in cut.sequences(batch, time):
+        S = last[s]
         for t in ts:
             if cut.restarts(row, t):
                 S = np.zeros_like(S)
@@ -63,7 +63,7 @@ def linear_attention(
             read = S + bonus[:, :, None] * written if bonus is not None else x.decay * S + written
             S = x.decay * S + written
             o[row, t] = scale * (read * x.q[:, :, None]).sum(1)
-        last[state] = S
+        last[s] = S
     return o, last
 
 
@@ -77,7 +77,7 @@ def mlstm(
     i: Array,
     f: Array,
     *,
-    initial_state: State | None = None,
+    state: State | None = None,
     scale: float = 1.0,
     eps: float = 1e-6,
     cut: Cut | None = None,
@@ -90,11 +90,11 @@ def mlstm(
     cut = Cut() if cut is None else cut
     count = cut.count(batch)
     shapes = ((count, heads, keys, values), (count, heads, keys), (count, heads))
-    given = (np.zeros(s, v.dtype) for s in shapes) if initial_state is None else initial_state
+    given = (np.zeros(s, v.dtype) for s in shapes) if state is None else state
     last = tuple([x.astype(v.dtype) for x in given])
     h = np.zeros(v.shape, v.dtype)
-    for state, row, ts in cut.sequences(batch, time):
-        C, n, m = (x[state] for x in last)
+    for s, row, ts in cut.sequences(batch, time):
+        C, n, m = (x[s] for x in last)
         for t in ts:
             if cut.restarts(row, t):
                 C, n, m = np.zeros_like(C), np.zeros_like(n), np.zeros_like(m)
@@ -107,5 +107,5 @@ def mlstm(
             divisor = np.maximum(np.abs(scale * (n * x.q).sum(1)), np.exp(-m)) + eps
             h[row, t] = scale * (C * x.q[:, :, None]).sum(1) / divisor[:, None]
         for part, found in zip(last, (C, n, m), strict=True):
-            part[state] = found
+            part[s] = found
     return h, (last[0], last[1], last[2])

@@ -51,7 +51,7 @@ def causal_conv1d(
     bias: Array | None = None,
     *,
     seq_idx: Array | None = None,
-    initial_states: Array | None = None,
+    state: Array | None = None,
     activation: bool = False,
     cut: Cut | None = None,
 ) -> tuple[Array, Array]:
@@ -62,14 +62,14 @@ def causal_conv1d(
     (batch, channels, time), width = x.shape, weight.shape[1]
     cut = Cut() if cut is None else cut
     shape = (cut.count(batch), channels, width - 1)
-    first = np.zeros(shape, x.dtype) if initial_states is None else initial_states
+    first = np.zeros(shape, x.dtype) if state is None else state
     out, last = np.zeros_like(x), np.zeros_like(first)
-    for state, row, steps in cut.sequences(batch, time):
+    for s, row, steps in cut.sequences(batch, time):
         inputs = x[row, :, steps.start : steps.stop]
-        windows = np.where(_belongs(seq_idx, row, steps, width), _windows(inputs, first[state]), 0)
+        windows = np.where(_belongs(seq_idx, row, steps, width), _windows(inputs, first[s]), 0)
         pre = (windows * weight[:, None]).sum(-1) + (0 if bias is None else bias[:, None])
         out[row, :, steps.start : steps.stop] = silu(pre) if activation else pre
-        last[state] = np.concatenate([first[state], inputs], 1)[:, len(steps) :]
+        last[s] = np.concatenate([first[s], inputs], 1)[:, len(steps) :]
     return (out if seq_idx is None else np.where(seq_idx[:, None] < 0, 0, out)), last
 
 
@@ -79,7 +79,7 @@ class ConvGradients(NamedTuple):
     x: Array
     weight: Array
     bias: Array
-    initial_states: Array
+    state: Array
 
 
 def backward(
@@ -88,7 +88,7 @@ def backward(
     bias: Array | None = None,
     *,
     seq_idx: Array | None = None,
-    initial_states: Array | None = None,
+    state: Array | None = None,
     activation: bool = False,
     cut: Cut | None = None,
     dout: Array | None = None,
@@ -97,8 +97,8 @@ def backward(
     """The gradient of <dout, out> + <dlast, last>; a cotangent of None is zero."""
     (batch, channels, time), width = x.shape, weight.shape[1]
     cut = Cut() if cut is None else cut
-    pre, last = causal_conv1d(x, weight, bias, seq_idx=seq_idx, initial_states=initial_states, cut=cut)
-    first = np.zeros_like(last) if initial_states is None else initial_states
+    pre, last = causal_conv1d(x, weight, bias, seq_idx=seq_idx, state=state, cut=cut)
+    first = np.zeros_like(last) if state is None else state
     dpre = np.zeros_like(x) if dout is None else dout * (silu_slope(pre) if activation else 1)
     dpre = dpre if seq_idx is None else np.where(seq_idx[:, None] < 0, 0, dpre)
     dx, dweight, dbias, dfirst = (
@@ -107,18 +107,18 @@ def backward(
         np.zeros(channels, x.dtype),
         np.zeros_like(last),
     )
-    for state, row, steps in cut.sequences(batch, time):
+    for s, row, steps in cut.sequences(batch, time):
         here = slice(steps.start, steps.stop)
         belongs, d = _belongs(seq_idx, row, steps, width), dpre[row, :, here]
-        windows = np.where(belongs, _windows(x[row, :, here], first[state]), 0)
+        windows = np.where(belongs, _windows(x[row, :, here], first[s]), 0)
         dweight += (d[..., None] * windows).sum(1)
         dbias += d.sum(1)
         whole = np.zeros((channels, width - 1 + len(steps)), x.dtype)  # the initial states, then the steps
         if dlast is not None:
-            whole[:, len(steps) :] = dlast[state]
+            whole[:, len(steps) :] = dlast[s]
         for j in range(width):
             whole[:, j : j + len(steps)] += weight[:, j, None] * d * belongs[:, j]
-        dfirst[state], dx[row, :, here] = whole[:, : width - 1], whole[:, width - 1 :]
+        dfirst[s], dx[row, :, here] = whole[:, : width - 1], whole[:, width - 1 :]
     return ConvGradients(dx, dweight, dbias, dfirst)
 
 
@@ -146,7 +146,7 @@ def causal_conv1d_update(
             x[b : b + 1],
             weight,
             bias,
-            initial_states=whole[None, :, kept - (width - 1) : kept],
+            state=whole[None, :, kept - (width - 1) : kept],
             activation=activation,
         )[0][0]
         if cache_seqlens is None:

@@ -52,13 +52,13 @@ def cases() -> Iterator[Case]:
     yield Case(ft.ssm.linear_attention, attention | {"log_decay": "N", "bonus": "NK"}, ["BTNV", "BNKV"])
     for key in "12":
         shared = {"q": f"BT{key}K", "k": f"BT{key}K", "v": "BTNV"}
-        more = {"decay": "BTNK", "initial_state": "BNKV"}
+        more = {"decay": "BTNK", "state": "BNKV"}
         yield Case(ft.ssm.linear_attention, shared | more, ["BTNV", "BNKV"], {"scale": 0.5}, key=key)
         both = {"i": "BTN", "f": "BTN"}
         yield Case(ft.ssm.mlstm, shared | both, ["BTNV", "BNKV", "BNK", "BN"], key=key)
         ssd = {"x": "BTND", "dt": "BTN", "A": "N", "B": f"BT{key}K", "C": f"BT{key}K", "D": "N", "z": "BTND"}
         yield Case(ft.ssm.ssd, ssd | {"dt_bias": "N"}, ["BTND", "BNDK"], {"dt_softplus": True}, key=key)
-    states = {"initial_state0": "BNKV", "initial_state1": "BNK", "initial_state2": "BN"}
+    states = {"state0": "BNKV", "state1": "BNK", "state2": "BN"}
     yield Case(ft.ssm.mlstm, attention | {"i": "BTN", "f": "BTN"} | states, ["BTNV", "BNKV", "BNK", "BN"])
     low = attention | {"a": "BTNK", "b": "BTNK", "log_decay": "BTN"}
     yield Case(ft.ssm.dplr_delta_rule, low, ["BTNV", "BNKV"])

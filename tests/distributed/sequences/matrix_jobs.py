@@ -48,11 +48,11 @@ def attention(batch: int, rows: int, decay: str = "log_decay", shape: tuple[int,
         "k": torch.randn(batch, T, keys, K, dtype=F64),
         "v": torch.randn(batch, T, N, V, dtype=F64),
         decay: -given / 4 if decay == "log_decay" else given,
-        "initial_state": torch.randn(rows, N, K, V, dtype=F64),
+        "state": torch.randn(rows, N, K, V, dtype=F64),
     }
     timed = frozenset({"q", "k", "v"}) | ({decay} if len(shape) > 1 else set())
     both = distributed.linear_attention, fastiter.torch.ssm.linear_attention
-    return Case(*both, tensors, timed, 8 * K, states="initial_state")
+    return Case(*both, tensors, timed, 8 * K, states="state")
 
 
 def rwkv6(batch: int, rows: int) -> Case:
@@ -65,10 +65,10 @@ def low_rank(batch: int, rows: int) -> Case:
     tensors["v"] = torch.randn(batch, T, N, V, dtype=F64)
     tensors |= {name: torch.randn(batch, T, N, K, dtype=F64) / 3 for name in ("a", "b")}
     tensors["decay"] = torch.rand(batch, T, N, K, dtype=F64)
-    tensors["initial_state"] = torch.randn(rows, N, K, V, dtype=F64)
-    timed = frozenset(tensors) - {"initial_state"}
+    tensors["state"] = torch.randn(rows, N, K, V, dtype=F64)
+    timed = frozenset(tensors) - {"state"}
     both = distributed.dplr_delta_rule, fastiter.torch.ssm.dplr_delta_rule
-    return Case(*both, tensors, timed, 8 * K, states="initial_state")
+    return Case(*both, tensors, timed, 8 * K, states="state")
 
 
 def mamba2(batch: int, rows: int, groups: int = 1) -> Case:
@@ -81,11 +81,11 @@ def mamba2(batch: int, rows: int, groups: int = 1) -> Case:
         "D": torch.randn(N, dtype=F64),
         "z": torch.randn(batch, T, N, V, dtype=F64),
         "dt_bias": torch.rand(N, dtype=F64) / 4,
-        "initial_state": torch.randn(rows, N, V, K, dtype=F64),
+        "state": torch.randn(rows, N, V, K, dtype=F64),
     }
     timed = frozenset({"x", "dt", "B", "C", "z"})
     both = distributed.ssd, fastiter.torch.ssm.ssd  # the bits of torch's silu differ at the ends of its vectors
-    return Case(*both, tensors, timed, 8 * K, states="initial_state", bits="none")
+    return Case(*both, tensors, timed, 8 * K, states="state", bits="none")
 
 
 def _time_last(function: Callable[..., Any], more: dict[str, Any]) -> Callable[..., Any]:
@@ -109,12 +109,12 @@ def mamba(batch: int, rows: int, width: int = 40) -> Case:
         "D": torch.randn(width, dtype=F64),
         "z": torch.randn(batch, T, width, dtype=F64),
         "delta_bias": torch.rand(width, dtype=F64) / 4,
-        "initial_state": torch.randn(rows, width, K, dtype=F64),
+        "state": torch.randn(rows, width, K, dtype=F64),
     }
     timed = frozenset({"u", "delta", "B", "C", "z"})
     both = distributed.selective_scan, fastiter.torch.ssm.selective_scan
     functions = _time_last(both[0], {}), _time_last(both[1], {"return_last_state": True})
-    return Case(*functions, tensors, timed, 8 * K, states="initial_state", bits="none")
+    return Case(*functions, tensors, timed, 8 * K, states="state", bits="none")
 
 
 MAKERS: dict[str, list[Callable[[int, int], Case]]] = {
@@ -177,7 +177,7 @@ def mlstm() -> None:
 
         def of(function: Callable[..., Any]) -> Callable[..., Any]:
             def call(C: Tensor, n: Tensor, m: Tensor, **given: Any) -> Any:
-                return function(**given, initial_state=(C, n, m))
+                return function(**given, state=(C, n, m))
 
             return call
 
@@ -240,7 +240,7 @@ def packed_states_of_sixteen_bits(exchange: Any) -> None:
     def run(function: Callable[..., Any], shard: slice, start: Tensor, **more: Any) -> list[Tensor]:
         leaves = [x[:, shard].clone().requires_grad_() for x in tensors]
         initial = start.clone().requires_grad_()
-        o, last = function(*leaves, initial_state=initial, **how, **more)
+        o, last = function(*leaves, state=initial, **how, **more)
         gradients = torch.autograd.grad(o.square().sum() + last.sum(), [*leaves, initial])
         return [o.detach(), last.detach(), *gradients]
 
@@ -289,7 +289,7 @@ def infinite_rates() -> None:
         u = torch.ones(2, 3, 2 if first else steps)
         A, B, state = torch.full((3, 1), -torch.inf), torch.ones(2, 1, u.shape[2]), torch.ones(2, 3, 1)
         state[1] = 2.0
-        _, last = distributed.selective_scan(u, u, A, B, B, initial_state=state, exchange="scan", lengths=lengths)
+        _, last = distributed.selective_scan(u, u, A, B, B, state=state, exchange="scan", lengths=lengths)
         expected = torch.ones(2, 3, 1)  # the input of the last step, if any
         expected[1] = 1.0 if lengths is None else 2.0
         assert torch.equal(summed([last])[0], expected)

@@ -106,7 +106,7 @@ def delta(pick: Pick) -> dict[str, Any]:
 def selective_scan(pick: Pick) -> dict[str, Any]:
     B, D, T, N = pick.integer(0, 3), pick.integer(1, 6), pick.integer(0, 9), pick.integer(1, 4)
     sequences, cut = division(pick, B, T)
-    without = tuple(name for name in ("D", "z", "delta_bias", "initial_state") if pick.flag())
+    without = tuple(name for name in ("D", "z", "delta_bias", "state") if pick.flag())
     made = scan_inputs(
         *(B, D, T, N, pick.one_of(REAL)),
         fixed=pick.one_of(("", "B", "C", "BC")),
@@ -134,10 +134,10 @@ def causal_conv1d(pick: Pick) -> dict[str, Any]:
     B, D, T, W = pick.integer(0, 3), pick.integer(1, 6), pick.integer(0, 9), pick.integer(1, 5)
     sequences, cut = division(pick, B, T)
     cut.pop("reset", None)
-    without = tuple(name for name in ("bias", "initial_states") if pick.flag())
+    without = tuple(name for name in ("bias", "state") if pick.flag())
     order = pick.one_of(("time", "channels"))
     made = conv_inputs(B, D, T, W, pick.one_of(REAL), order=order, without=without, sequences=sequences)
-    return {**made.arguments(), **subset(pick, {"activation": "silu", "return_final_states": True}), **cut}
+    return {**made.arguments(), **subset(pick, {"activation": "silu", "return_last_state": True}), **cut}
 
 
 @calls("fastiter.ssm.causal_conv1d_update", written=("conv_state",))
@@ -206,7 +206,7 @@ def ssd(pick: Pick) -> dict[str, Any]:
     G, dtype = pick.one_of((1, 2)), pick.one_of(REAL)
     sequences, cut = division(pick, B, T)
     shapes = {"x": (B, T, H, P), "dt": (B, T, H), "A": (H,), "B": (B, T, G, N), "C": (B, T, G, N)}
-    optional = {"D": (H,), "z": (B, T, H, P), "dt_bias": (H,), "initial_state": (sequences, H, P, N)}
+    optional = {"D": (H,), "z": (B, T, H, P), "dt_bias": (H,), "state": (sequences, H, P, N)}
     shapes |= subset(pick, optional)
     given: dict[str, Any] = {name: pick.normal(*shape, dtype=dtype) for name, shape in shapes.items()}
     given["A"] = -np.abs(given["A"])

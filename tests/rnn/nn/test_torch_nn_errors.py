@@ -203,7 +203,7 @@ def test_dtypes_of_later_layers(name):
 
 
 PACKERS = {name: lambda name=name: make(ours, name) for name in ("LSTM", "GRU", "RNN", "sLSTM")}
-PACKERS |= {"sLSTMBlock": lambda: ours.sLSTMBlock(I, 1), "LinearRNN": lambda: ours.LinearRNN(I, H)}
+PACKERS |= {"sLSTMBlock": lambda: ours.sLSTMBlock(I, num_heads=1), "LinearRNN": lambda: ours.LinearRNN(I, H)}
 packers = pytest.mark.parametrize("name", PACKERS)
 
 
@@ -291,7 +291,7 @@ def test_sparse_tensors(name):
         with pytest.raises(TypeError, match=f"^{name}: {key} {got}$"):
             broken(x3)
     with pytest.raises(TypeError, match=f"^sLSTMBlock: input {got}$"):
-        ours.sLSTMBlock(I, 1)(x3.to_sparse())
+        ours.sLSTMBlock(I, num_heads=1)(x3.to_sparse())
 
 
 @pytest.mark.parametrize(

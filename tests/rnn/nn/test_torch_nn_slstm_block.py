@@ -23,7 +23,7 @@ OPTIONS = [{}, {"conv_size": 0}, {"ffn_factor": 0}, {"conv_size": 2, "activation
 
 def block_of(**options):
     torch.manual_seed(0)
-    block = sLSTMBlock(H, N, dtype=F64, **options)
+    block = sLSTMBlock(H, num_heads=N, dtype=F64, **options)
     with torch.no_grad():
         for p in block.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -104,7 +104,7 @@ def test_rows_of_different_lengths_and_packed():
 
 def test_first_values():
     torch.manual_seed(0)
-    block = sLSTMBlock(256, 2, block_index=1, num_blocks=3)
+    block = sLSTMBlock(256, num_heads=2, block_index=1, num_blocks=3)
     cell = block.xlstm.slstm_cell
     assert not cell._recurrent_kernel_.any() and not block.xlstm_norm.weight.any()
     unit = torch.arange(128) / 127
@@ -112,7 +112,7 @@ def test_first_values():
     bias = cell._bias_.view(2, 4, 128)
     torch.testing.assert_close(bias[:, 1], expected.expand(2, -1))
     assert not bias[:, [0, 2, 3]].any()
-    vanilla = sLSTMBlock(256, 2, block_index=1, num_blocks=3, layout="vanilla").xlstm.slstm_cell
+    vanilla = sLSTMBlock(256, num_heads=2, block_index=1, num_blocks=3, layout="vanilla").xlstm.slstm_cell
     assert vanilla._bias_.view(4, 2, 128).equal(bias.transpose(0, 1))
     for weight, std in (
         (block.xlstm.zgate.weight, math.sqrt(2 / (5 * 256))),
@@ -121,7 +121,7 @@ def test_first_values():
     ):
         assert abs(weight.std().item() / std - 1) < 0.05
     assert block.ffn.proj_down.weight.shape == (256, 384)  # 1.3 * 256 = 333 is rounded up
-    assert sLSTMBlock(4, 4).xlstm.slstm_cell._bias_.view(4, 4)[:, 1].eq(5).all()
+    assert sLSTMBlock(4, num_heads=4).xlstm.slstm_cell._bias_.view(4, 4)[:, 1].eq(5).all()
 
 
 def stored(state, layout):
@@ -141,7 +141,7 @@ def test_checkpoints_of_each_layout_load_both_ways(layout, to):
     block, x = block_of(), randn(T, B, H)
     state = stored(copy.deepcopy(block.state_dict()), layout)
     bias = state["xlstm.slstm_cell._bias_"]
-    other = sLSTMBlock(H, N, dtype=F64, layout=to)
+    other = sLSTMBlock(H, num_heads=N, dtype=F64, layout=to)
     result = other.load_state_dict(state)
     assert not result.missing_keys and not result.unexpected_keys
     torch.testing.assert_close(other(x)[0], block(x)[0], rtol=1e-12, atol=1e-12)
@@ -150,7 +150,7 @@ def test_checkpoints_of_each_layout_load_both_ways(layout, to):
         assert other.state_dict()[key].equal(expected), key
     assert other.state_dict()["xlstm.slstm_cell._bias_"].data_ptr() == other.xlstm.slstm_cell._bias_.data_ptr()
     with pytest.raises(RuntimeError, match=r"size mismatch for xlstm.slstm_cell._recurrent_kernel_"):
-        sLSTMBlock(2 * H, N, dtype=F64, layout=to).load_state_dict(state)
+        sLSTMBlock(2 * H, num_heads=N, dtype=F64, layout=to).load_state_dict(state)
 
 
 def test_is_a_module():
@@ -194,7 +194,7 @@ def test_refusals():
 def test_autocast_continues_from_its_own_state(batch_first):
     """h is returned in bfloat16, as by sLSTM."""
     torch.manual_seed(0)
-    block, x = sLSTMBlock(8, 2, batch_first), torch.randn(6, 6, 8)
+    block, x = sLSTMBlock(8, batch_first, num_heads=2), torch.randn(6, 6, 8)
     time = 1 if batch_first else 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
         whole, last = block(x)

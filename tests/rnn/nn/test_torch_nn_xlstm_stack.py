@@ -117,7 +117,7 @@ def test_refusals():
 
 
 def test_states_by_name_are_checked():
-    stacked, plain = sLSTMBlock(12, 3, stacked=True), sLSTMBlock(12, 3)
+    stacked, plain = sLSTMBlock(12, num_heads=3, stacked=True), sLSTMBlock(12, num_heads=3)
     x, state = torch.zeros(B, 1, 12), torch.zeros(4, B, 12)
     only = "conv_state and slstm_state must be given only if stacked is True, for input .B, T, H., in place of state$"
     for call in (

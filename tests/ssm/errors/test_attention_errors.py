@@ -32,7 +32,7 @@ def wrong_arrays(convert: Convert, cast: Callable[[Any, str], Any], tensors: boo
             yield Wrong(f"{name} is {dtype}", {name: cast(x, dtype)}, TYPE, name, dtype)
         named, got = ("k", "float32") if name == "q" else (name, "float64")
         yield Wrong(f"{name} is float64", {name: cast(x, "float64")}, TYPE, named, got)
-        if name in ("bonus", "initial_state") and not tensors:
+        if name in ("bonus", "state") and not tensors:
             yield Wrong(f"{name} is float16", {name: cast(x, "float16")}, TYPE, name, "float16")
         yield Wrong(f"{name} has a rank too high", {name: x[None]}, VALUE, name, shape(x[None]))
         for axis in range(x.ndim):
@@ -56,7 +56,7 @@ def wrong_arrays(convert: Convert, cast: Callable[[Any, str], Any], tensors: boo
 def wrong_packings() -> Iterator[Wrong]:
     yield Wrong("falling bounds", {"cu_seqlens": [0, 3, 2, T]}, VALUE, "cu_seqlens", "falling")
     yield Wrong("both", {"cu_seqlens": [0, T], "lengths": [T]}, VALUE, "lengths", "both")
-    yield Wrong("a state too few", {"cu_seqlens": [0, 1, 2, T]}, VALUE, "initial_state", re.escape(str((2, N, K, V))))
+    yield Wrong("a state too few", {"cu_seqlens": [0, 1, 2, T]}, VALUE, "state", re.escape(str((2, N, K, V))))
 
 
 def test_arrays() -> None:

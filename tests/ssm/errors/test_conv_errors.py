@@ -41,21 +41,21 @@ def wrong_arrays(given: dict[str, Any], cast: Cast) -> Iterator[Wrong]:
 def wrong_convolutions(convert: Convert, cast: Cast, tensors: bool) -> Iterator[Wrong]:
     given = {n: convert(x) for n, x in conv_inputs(B, D, T, W, np.float32).arguments().items()}
     yield from wrong_arrays(given, cast)
-    first = given["initial_states"]
+    first = given["state"]
     if not tensors:
-        yield Wrong("states of float16", {"initial_states": cast(first, "float16")}, TYPE, "initial_states", "float16")
+        yield Wrong("states of float16", {"state": cast(first, "float16")}, TYPE, "state", "float16")
     for y in (first[1:], first[:, 1:], first[..., 1:]):
-        yield Wrong(f"initial_states {y.shape}", {"initial_states": y}, VALUE, "initial_states", shape(y))
+        yield Wrong(f"state {y.shape}", {"state": y}, VALUE, "state", shape(y))
     for value in (None, 1, "yes"):
-        wrong = {"return_final_states": value}
-        yield Wrong(f"return_final_states is {value!r}", wrong, TYPE, "return_final_states", type(value).__name__)
+        wrong = {"return_last_state": value}
+        yield Wrong(f"return_last_state is {value!r}", wrong, TYPE, "return_last_state", type(value).__name__)
     yield Wrong("a length above T", {"lengths": [T, T + 1]}, VALUE, "lengths", str(T + 1))
     yield Wrong("lengths are floats", {"lengths": [1.0, 2.0]}, TYPE, "lengths", "float")
     yield Wrong("several rows packed", {"cu_seqlens": [0, T]}, VALUE, "x", f"B = {B}")
     labels = convert(np.zeros((B, T), np.int64))
-    yield Wrong("numbers and states", {"seq_idx": labels}, VALUE, "initial_states", "both")
-    alone = {"initial_states": None, "seq_idx": labels}
-    for name, value in {"lengths": [T, T], "cu_seqlens": [0, T], "return_final_states": True}.items():
+    yield Wrong("numbers and states", {"seq_idx": labels}, VALUE, "state", "both")
+    alone = {"state": None, "seq_idx": labels}
+    for name, value in {"lengths": [T, T], "cu_seqlens": [0, T], "return_last_state": True}.items():
         yield Wrong(f"numbers and {name}", {**alone, name: value}, VALUE, name, "both")
     for size in ((T,), (B, T + 1), (B, D, T)):
         wrong = {**alone, "seq_idx": convert(np.zeros(size, np.int64))}
@@ -71,7 +71,7 @@ def wrong_packings(convert: Convert) -> Iterator[Wrong]:
         yield Wrong(f"cu_seqlens {bounds}", {"cu_seqlens": bounds}, VALUE, "cu_seqlens", got)
     yield Wrong("both", {"cu_seqlens": [0, T], "lengths": [T]}, VALUE, "lengths", "both")
     wrong = {"cu_seqlens": [0, 1, 2, T]}
-    yield Wrong("a state too few", wrong, VALUE, "initial_states", re.escape(str((2, D, W - 1))))
+    yield Wrong("a state too few", wrong, VALUE, "state", re.escape(str((2, D, W - 1))))
 
 
 def wrong_steps(given: dict[str, Any], cast: Cast) -> Iterator[Wrong]:

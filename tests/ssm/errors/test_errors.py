@@ -15,7 +15,7 @@ from tests.ssm.test_arrays import step_inputs
 from tests.support.error_cases import TYPE, VALUE, Convert, Wrong, assert_all_refused
 
 B, D, T, N = 2, 4, 5, 3
-SIGNALS, WEIGHTS = ("u", "delta", "z"), ("A", "D", "delta_bias", "initial_state")
+SIGNALS, WEIGHTS = ("u", "delta", "z"), ("A", "D", "delta_bias", "state")
 
 
 def shape(x: Any) -> str:
@@ -30,7 +30,7 @@ def wrong_scans(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool
         for dtype in ("int32", "complex64", "bool"):
             # a complex state is required then, but the initial one is real
             of_state = name == "A" and dtype == "complex64"
-            named, got = ("initial_state", "float32") if of_state else (name, dtype)
+            named, got = ("state", "float32") if of_state else (name, dtype)
             yield Wrong(f"{name} is {dtype}", {name: cast(x, dtype)}, TYPE, named, got)
         named, got = ("delta|A", "float32") if name == "u" else (name, "float64")
         yield Wrong(f"{name} is float64", {name: cast(x, "float64")}, TYPE, named, got)
@@ -53,7 +53,7 @@ def wrong_scans(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool
 
 
 def wrong_complex_scans(convert: Convert, cast: Callable[[Any, str], Any]) -> Iterator[Wrong]:
-    for name in ("A", "initial_state", "B"):
+    for name in ("A", "state", "B"):
         x = convert(getattr(scan_inputs(B, D, T, N, np.float32, is_complex=True, fixed="B"), name))
         yield Wrong(f"{name} is complex128", {name: cast(x, "complex128")}, TYPE, name, "complex128")
         if name != "A":
@@ -61,7 +61,7 @@ def wrong_complex_scans(convert: Convert, cast: Callable[[Any, str], Any]) -> It
     for name, x in scan_inputs(B, D, T, N, np.float32)._asdict().items():
         if name in ("B", "C"):
             yield Wrong(f"{name} has real numbers", {name: convert(x)}, VALUE, name, shape(x))
-        elif name not in ("A", "initial_state"):
+        elif name not in ("A", "state"):
             yield Wrong(f"{name} is complex", {name: cast(convert(x), "complex64")}, TYPE, name, "complex64")
 
 
@@ -95,7 +95,7 @@ def wrong_packings(convert: Convert) -> Iterator[Wrong]:
     ):
         yield Wrong(f"cu_seqlens {bounds}", {"cu_seqlens": bounds}, VALUE, "cu_seqlens", got)
     yield Wrong("both", {"cu_seqlens": [0, T], "lengths": [T]}, VALUE, "lengths", "both")
-    yield Wrong("a state too few", {"cu_seqlens": [0, 1, 2, T]}, VALUE, "initial_state", re.escape(str((2, D, N))))
+    yield Wrong("a state too few", {"cu_seqlens": [0, 1, 2, T]}, VALUE, "state", re.escape(str((2, D, N))))
 
 
 def wrong_steps(convert: Convert, cast: Callable[[Any, str], Any]) -> Iterator[Wrong]:

@@ -18,13 +18,13 @@ SIZE = 2, 5, 4, 3, 6  # (B, T, N, K, V)
 
 def arguments(convert: Convert) -> dict[str, Any]:
     made = mlstm_inputs(SIZE, np.float32, shared=2)
-    state = tuple(convert(x) for x in made.pop("initial_state"))
-    return {**{n: convert(x) for n, x in made.items()}, "initial_state": state}
+    state = tuple(convert(x) for x in made.pop("state"))
+    return {**{n: convert(x) for n, x in made.items()}, "state": state}
 
 
 def wrong_arguments(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool) -> Iterator[Wrong]:
     given = arguments(convert)
-    state = given.pop("initial_state")
+    state = given.pop("state")
     for name, x in given.items():
         yield Wrong(f"{name} is a list", {name: ["x"]}, TYPE, name, "list")
         yield Wrong(f"{name} is None", {name: None}, TYPE, name, "NoneType")
@@ -35,17 +35,17 @@ def wrong_arguments(convert: Convert, cast: Callable[[Any, str], Any], tensors: 
         if name in "kif":
             yield Wrong(f"{name} is short", {name: x[:, 1:]}, VALUE, name, shape(x[:, 1:]))
     for value, got in ((state[0], type(state[0]).__name__), (state[:2], "2 parts"), ("abc", "str")):
-        yield Wrong(f"the state is {got}", {"initial_state": value}, TYPE, "initial_state", got)
+        yield Wrong(f"the state is {got}", {"state": value}, TYPE, "state", got)
     for place, part in enumerate("Cnm"):
         changed = [*state]
-        name = rf"initial_state\[{place}\]"
+        name = rf"state\[{place}\]"
         changed[place] = state[place][1:]
         got = shape(changed[place])
-        yield Wrong(f"{part} is short", {"initial_state": tuple(changed)}, VALUE, f"{name}, {part},", got)
+        yield Wrong(f"{part} is short", {"state": tuple(changed)}, VALUE, f"{name}, {part},", got)
         changed[place] = cast(state[place], "float64")
-        yield Wrong(f"{part} is float64", {"initial_state": tuple(changed)}, TYPE, name, "float64")
+        yield Wrong(f"{part} is float64", {"state": tuple(changed)}, TYPE, name, "float64")
         changed[place] = None
-        yield Wrong(f"{part} is None", {"initial_state": tuple(changed)}, TYPE, name, "NoneType")
+        yield Wrong(f"{part} is None", {"state": tuple(changed)}, TYPE, name, "NoneType")
     for name in ("scale", "eps"):
         for value, error, got in (("x", TYPE, "str"), (True, TYPE, "bool"), (np.nan, VALUE, "nan")):
             yield Wrong(f"{name} is {value!r}", {name: value}, error, name, got)

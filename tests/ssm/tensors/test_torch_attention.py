@@ -33,16 +33,14 @@ def leaves(inputs: AttentionInputs) -> dict[str, Any]:
     return {name: torch.from_numpy(x.copy()).requires_grad_() for name, x in inputs.arguments().items()}
 
 
-def loop(
-    q: Any, k: Any, v: Any, log_decay: Any = None, decay: Any = None, bonus: Any = None, initial_state: Any = None
-) -> Any:
+def loop(q: Any, k: Any, v: Any, log_decay: Any = None, decay: Any = None, bonus: Any = None, state: Any = None) -> Any:
     """The equations in torch's operations, which autograd differentiates; whole rows."""
     shared, time = v.shape[2] // q.shape[2], q.shape[1]
     q, k = (x.repeat_interleave(shared, 2) for x in (q, k))
     factors = decay if log_decay is None else log_decay.exp()
     if factors is not None and factors.dim() == 1:
         factors = factors.expand(v.shape[:3])
-    S = v.new_zeros(v.shape[0], v.shape[2], q.shape[3], v.shape[3]) if initial_state is None else initial_state
+    S = v.new_zeros(v.shape[0], v.shape[2], q.shape[3], v.shape[3]) if state is None else state
     outputs = []
     for t in range(time):
         written = k[:, t, :, :, None] * v[:, t, :, None]
@@ -135,7 +133,7 @@ def test_gradients_have_the_same_bits_on_any_number_of_threads(decay: str) -> No
 def test_storage_types(stored: Any, shared: int) -> None:
     """The arithmetic is in float32: results equal those of the widened inputs, rounded once."""
     inputs = attention_inputs((2, 60, 4, 20, 9), np.float32, "vector", bonus=True, shared=shared)
-    exact = ("bonus", "initial_state")
+    exact = ("bonus", "state")
     cast = {n: x.detach() if n in exact else x.detach().to(stored) for n, x in leaves(inputs).items()}
     results = []
     for dtype in (stored, torch.float32):

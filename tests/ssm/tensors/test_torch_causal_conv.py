@@ -31,7 +31,7 @@ def leaves(inputs: ConvInputs) -> dict[str, Any]:
 def run(given: dict[str, Any], **options: Any) -> tuple[Any, ...]:
     if "seq_idx" in options:
         return (conv(**given, **options),)
-    return conv(**given, return_final_states=True, **options)
+    return conv(**given, return_last_state=True, **options)
 
 
 CUTS: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ CUTS: dict[str, dict[str, Any]] = {
 
 def inputs_of(cut: str, channels: int, width: int, dtype: Any = np.float64, order: str = "time") -> ConvInputs:
     packed = cut == "packed"
-    without = ("initial_states",) if cut == "numbered" else ()
+    without = ("state",) if cut == "numbered" else ()
     batch, count = (1, 4) if packed else (2, None)
     return conv_inputs(batch, channels, 37, width, dtype, order=order, without=without, sequences=count)
 
@@ -56,7 +56,7 @@ def inputs_of(cut: str, channels: int, width: int, dtype: Any = np.float64, orde
 @in_both_orders
 @pytest.mark.parametrize("width", [1, 4, 7])
 def test_torch_s_own_convolution(width: int, order: str, dtype: Any) -> None:
-    given = leaves(conv_inputs(2, 20, 50, width, dtype, order=order, without=("initial_states",)))
+    given = leaves(conv_inputs(2, 20, 50, width, dtype, order=order, without=("state",)))
     x, weight, bias = given.values()
     results = []
     for theirs in (False, True):
@@ -78,7 +78,7 @@ def test_torch_s_own_convolution(width: int, order: str, dtype: Any) -> None:
 def test_gradients_by_finite_differences(cut: str, width: int, activation: Any) -> None:
     given = leaves(inputs_of(cut, 3, width))
     if width == 1:
-        given.pop("initial_states", None)  # empty: gradcheck takes its strides for an overlap
+        given.pop("state", None)  # empty: gradcheck takes its strides for an overlap
     assert torch.autograd.gradcheck(
         lambda *y: run(dict(zip(given, y, strict=True)), activation=activation, **CUTS[cut]), tuple(given.values())
     )
@@ -124,9 +124,9 @@ def test_gradients_of_packed_rows_are_those_of_separate_calls() -> None:
         found = torch.autograd.grad(sum(y.sum() for y in run(given, cu_seqlens=bounds)), list(given.values()))
         for s in range(4):
             here = slice(bounds[s], bounds[s + 1])
-            one = {**given, "x": given["x"][..., here], "initial_states": given["initial_states"][s : s + 1]}
+            one = {**given, "x": given["x"][..., here], "state": given["state"][s : s + 1]}
             one = {name: y.detach().requires_grad_() for name, y in one.items()}
-            alone = torch.autograd.grad(sum(y.sum() for y in run(one)), [one["x"], one["initial_states"]])
+            alone = torch.autograd.grad(sum(y.sum() for y in run(one)), [one["x"], one["state"]])
             assert torch.equal(found[0][..., here], alone[0])
             assert torch.equal(found[3][s : s + 1], alone[1])
 
@@ -180,7 +180,7 @@ def test_storage_types(stored: Any, order: str) -> None:
         results.append((*outputs, *torch.autograd.grad(outputs, list(given.values()), cotangents)))
     for name, a, e in zip(("out", "last", *cast), *results, strict=True):
         torch.testing.assert_close(a, e.to(a.dtype), rtol=0, atol=0, msg=name)
-    mixed = {**cast, "weight": cast["weight"].float(), "initial_states": cast["initial_states"].float()}
+    mixed = {**cast, "weight": cast["weight"].float(), "state": cast["state"].float()}
     assert torch.equal(run(mixed, activation="silu")[0], results[0][0])
 
 
@@ -300,7 +300,7 @@ def test_compile_with_any_sizes() -> None:
 def test_export_with_any_sizes() -> None:
     class Layer(torch.nn.Module):
         def forward(self, x: Any, weight: Any, bias: Any) -> Any:
-            return conv(x, weight, bias, activation="silu", return_final_states=True)
+            return conv(x, weight, bias, activation="silu", return_last_state=True)
 
     def given(batch: int, time: int) -> list[Any]:
         return [torch.from_numpy(y) for y in conv_inputs(batch, 6, time, 4, np.float32)[:3]]
@@ -334,7 +334,7 @@ def test_subclasses_and_function_modes() -> None:
     expected = run(given)
     with Mode():
         assert_equal(list(run(given)), list(expected))
-        functions.causal_conv1d_update(given["x"], given["initial_states"].clone(), given["weight"])
+        functions.causal_conv1d_update(given["x"], given["state"].clone(), given["weight"])
         functions.causal_conv1d_varlen_states(given["x"][0], [0, 2], 1)
     for function in (conv, functions.causal_conv1d_update, functions.causal_conv1d_varlen_states):
         assert function in seen

@@ -36,15 +36,13 @@ def leaves(*size: int, dtype: Any = np.float64, **options: Any) -> dict[str, Any
     return {name: torch.from_numpy(x.copy()).requires_grad_() for name, x in made.items()}
 
 
-def loop(
-    q: Any, k: Any, v: Any, a: Any, b: Any, log_decay: Any = None, decay: Any = None, initial_state: Any = None
-) -> Any:
+def loop(q: Any, k: Any, v: Any, a: Any, b: Any, log_decay: Any = None, decay: Any = None, state: Any = None) -> Any:
     """The equations in torch's operations, which autograd differentiates; whole rows."""
     q, k = (x.repeat_interleave(v.shape[2] // q.shape[2], 2) for x in (q, k))
     factors = decay if log_decay is None else log_decay.exp()
     if factors is not None and factors.dim() == 1:
         factors = factors.expand(v.shape[:3])
-    S, outputs = initial_state, []
+    S, outputs = state, []
     for t in range(q.shape[1]):
         w = (S * a[:, t, :, :, None]).sum(2)
         kept = S
@@ -110,10 +108,10 @@ def test_gradients_have_the_same_bits_on_any_number_of_threads() -> None:
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 def test_storage_types(stored: Any) -> None:
     given = leaves(2, 60, 4, 20, 9, dtype=np.float32, decay="vector", shared=2)
-    cast = {n: x.detach() if n == "initial_state" else x.detach().to(stored) for n, x in given.items()}
+    cast = {n: x.detach() if n == "state" else x.detach().to(stored) for n, x in given.items()}
     results = []
     for dtype in (stored, torch.float32):
-        own = {n: (x.clone() if n == "initial_state" else x.to(dtype)).requires_grad_() for n, x in cast.items()}
+        own = {n: (x.clone() if n == "state" else x.to(dtype)).requires_grad_() for n, x in cast.items()}
         outputs = rule(**own)
         assert outputs[0].dtype == dtype and outputs[1].dtype == torch.float32
         weights = [torch.ones_like(y) for y in outputs]
@@ -140,13 +138,13 @@ def test_the_delta_rule_with_a_decay_for_each_key(packed: bool) -> None:
     size, bounds = (1 if packed else 2, 101, 4, 20, 33), torch.tensor(some_bounds(3, 101)) if packed else None
     given = leaves(*size, decay="vector", shared=2, sequences=3 if packed else None)
     beta = torch.rand(size[:3], dtype=torch.float64).requires_grad_()
-    tensors = [given[n] for n in ("q", "k", "v", "log_decay")] + [beta, given["initial_state"]]
+    tensors = [given[n] for n in ("q", "k", "v", "log_decay")] + [beta, given["state"]]
     found = key_decay_delta_rule("delta", DeltaTensors(*tensors), 0.5, bounds)
     q, k, v, g, _, state = tensors
     wide, strength = k.repeat_interleave(2, 2), beta[..., None]
     corrections = (-strength * g.exp() * wide, strength * wide)
     queries = q.repeat_interleave(2, 2)
-    options: dict[str, Any] = {"scale": 0.5, "initial_state": state, "cu_seqlens": bounds}
+    options: dict[str, Any] = {"scale": 0.5, "state": state, "cu_seqlens": bounds}
     expected = rule(queries, strength * wide, v, -g.exp() * wide, corrections[1], g, **options)
     also = rule(queries, wide, strength * v, corrections[0], wide, g, **options)
     weights = [torch.randn_like(y) for y in found]
@@ -169,7 +167,7 @@ def test_opcheck() -> None:
         ((1, 53, 2, 3, 2), "vector", 1, (None, None, torch.tensor(some_bounds(3, 53)))),
     ):
         given = leaves(*size, dtype=np.float32, decay=decay, shared=shared, sequences=3 if cut[2] is not None else None)
-        names = ("q", "k", "v", "log_decay", "a", "b", "beta", "initial_state")
+        names = ("q", "k", "v", "log_decay", "a", "b", "beta", "state")
         tensors = [given[n].detach() if n in given else None for n in names]
         if decay == "vector":
             tensors[4:7] = [None, None, torch.rand(size[:3])]

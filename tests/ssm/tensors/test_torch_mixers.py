@@ -122,22 +122,22 @@ def labels() -> Any:
 @pytest.mark.parametrize("mlp", [0, 2])
 def test_mamba2_inner(before: bool, mlp: int) -> None:
     given, options = split_inputs(DOUBLE, mlp=mlp)
-    given["initial_states"] = torch.randn(B, H, P, N, dtype=DOUBLE)
+    given["state"] = torch.randn(B, H, P, N, dtype=DOUBLE)
     given["D"] = torch.randn(H, P, dtype=DOUBLE)
     options |= {"norm_before_gate": before, "dt_limit": (0.2, 1.5), "seq_idx": labels(), "rmsnorm_eps": 1e-3}
-    found = results(ssm.mamba2_inner, given, **options, return_final_states=True)
+    found = results(ssm.mamba2_inner, given, **options, return_last_state=True)
     assert_equal_results(found, results(reference.mamba2_inner, given, **options), list(given))
     for name in ("rmsnorm_weight", "outproj_bias", "outproj_weight"):
         del given[name]
-    found = results(ssm.mamba2_inner, given, **options, return_final_states=True)
+    found = results(ssm.mamba2_inner, given, **options, return_last_state=True)
     assert_equal_results(found, results(reference.mamba2_inner, given, **options), list(given))
 
 
 def test_gradients_by_differences() -> None:
     """torch's gradcheck, for functions whose results the tests above compare through autograd."""
     given, options = split_inputs(DOUBLE, mlp=1, time=4, batch=1)
-    given["initial_states"] = torch.randn(1, H, P, N, dtype=DOUBLE)
-    options["return_final_states"] = True
+    given["state"] = torch.randn(1, H, P, N, dtype=DOUBLE)
+    options["return_last_state"] = True
     for function, inputs, more in (
         (ssm.mamba_inner, inner_inputs(DOUBLE, time=4, batch=1) | norms(), {}),
         (ssm.mamba2_inner, given, options),
@@ -153,7 +153,7 @@ def test_sizes_of_mamba2_inner() -> None:
     for time, batch in ((0, 2), (1, 2), (5, 0)):
         given, options = split_inputs(DOUBLE, time=time, batch=batch)
         numbers = torch.zeros(batch, time, dtype=torch.int32)
-        out, last, *gradients = results(ssm.mamba2_inner, given, seq_idx=numbers, return_final_states=True, **options)
+        out, last, *gradients = results(ssm.mamba2_inner, given, seq_idx=numbers, return_last_state=True, **options)
         assert out.shape == (batch, time, 5) and last.shape == (batch, H, P, N)
         assert all(not g.isnan().any() for g in gradients)
 
@@ -257,7 +257,7 @@ def wrong_inner(given: dict[str, Any]) -> Any:
 
 def wrong_inner2(given: dict[str, Any]) -> Any:
     yield from wrong_tensors(given)
-    for name in ("dt_bias", "A", "rmsnorm_weight", "outproj_bias", "conv1d_bias", "initial_states"):
+    for name in ("dt_bias", "A", "rmsnorm_weight", "outproj_bias", "conv1d_bias", "state"):
         yield Wrong(f"{name} is short", {name: given[name][1:]}, VALUE, name, shape(given[name][1:]))
     for name in ("headdim", "ngroups"):
         yield Wrong(f"{name} is 0", {name: 0}, VALUE, name, "0")
@@ -273,7 +273,7 @@ def wrong_inner2(given: dict[str, Any]) -> Any:
     yield Wrong("seq_idx is float", {"seq_idx": labels().float()}, TYPE, "seq_idx", "float32")
     yield Wrong("activation is relu", {"activation": "relu"}, VALUE, "activation", "relu")
     yield Wrong("dt_limit falls", {"dt_limit": (2.0, 1.0)}, VALUE, "dt_limit", r"\(2.0, 1.0\)")
-    yield Wrong("a flag is 1", {"return_final_states": 1}, TYPE, "return_final_states", "int")
+    yield Wrong("a flag is 1", {"return_last_state": 1}, TYPE, "return_last_state", "int")
 
 
 def test_wrong_arguments() -> None:
@@ -283,5 +283,5 @@ def test_wrong_arguments() -> None:
     given = inner_inputs(torch.float32) | norms(torch.float32)
     refused(ssm.mamba_inner, given, wrong_inner(given))
     given, options = split_inputs(torch.float32)
-    given["initial_states"] = torch.randn(B, H, P, N)
+    given["state"] = torch.randn(B, H, P, N)
     refused(ssm.mamba2_inner, {**given, **options}, wrong_inner2(given))

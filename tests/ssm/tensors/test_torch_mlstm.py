@@ -32,13 +32,13 @@ CUTS: dict[str, dict[str, Any]] = {
 def leaves(*size: int, dtype: Any = np.float64, **options: Any) -> list[Any]:
     """q, k, v, i, f, and C, n, m if there is a state"""
     made = mlstm_inputs(size, dtype, **options)  # type: ignore[arg-type]
-    arrays = [*(made[n] for n in "qkvif"), *made.get("initial_state", ())]
+    arrays = [*(made[n] for n in "qkvif"), *made.get("state", ())]
     return [torch.from_numpy(x.copy()).requires_grad_() for x in arrays]
 
 
 def run(given: list[Any], **options: Any) -> list[Any]:
     state = tuple(given[5:]) or None
-    h, last = mlstm(*given[:5], initial_state=state, **options)
+    h, last = mlstm(*given[:5], state=state, **options)
     return [h, *last]
 
 

@@ -113,9 +113,8 @@ def _run_numbered(state: Any, **given: Any) -> Any:
 
 def _run_ssm(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     def run(state: Any, **given: Any) -> Any:
-        name = "initial_states" if function is ssm.causal_conv1d else "initial_state"
         first = state if function is ssm.mlstm else state[0]
-        found = function(**given, **{name: first}, **options, lengths=LENGTHS)
+        found = function(**given, state=first, **options, lengths=LENGTHS)
         return (found[0], *found[1]) if function is ssm.mlstm else found
 
     return run
@@ -129,7 +128,7 @@ LAWS = {
     "selective_scan": Law(SCAN, scan_row, CHANNELS | dict.fromkeys("BC", (B, K, T)), RATES, ((B, D, K),), 2),
     "complex scan": Law(SCAN, complex_row, CHANNELS | dict.fromkeys("BC", (B, K, 2 * T)), RATES, ((B, D, K),), 2),
     "causal_conv1d": Law(
-        _run_ssm(ssm.causal_conv1d, activation="silu", return_final_states=True), *CONV, ((B, D, K - 1),), 2
+        _run_ssm(ssm.causal_conv1d, activation="silu", return_last_state=True), *CONV, ((B, D, K - 1),), 2
     ),
     "numbered conv": Law(_run_numbered, *CONV, (), 2),
     "linear_attention": Law(
@@ -261,12 +260,12 @@ def test_gradients_of_references(name: str) -> None:
     how: dict[str, Any] = {"cut": reference.Cut(lengths=np.array(LENGTHS)), "dout": dout, "dlast": dlast}
     first = states[0].detach().numpy()
     if name == "causal_conv1d":
-        gradients: Any = reference_conv.backward(**arrays, initial_states=first, activation=True, **how)
+        gradients: Any = reference_conv.backward(**arrays, state=first, activation=True, **how)
     else:
         for n in "BC":
             x = arrays[n]
             arrays[n] = (reference.paired(x) if name == "complex scan" else x)[:, None]
-        gradients = reference.backward(**arrays, delta_softplus=True, initial_state=first, **how)
+        gradients = reference.backward(**arrays, delta_softplus=True, state=first, **how)
     found = [torch.from_numpy(np.array(getattr(gradients, n))) for n in given]
     for n, x in enumerate(found):
         if x.dim() == 4:  # for B and C, which have a group axis

@@ -58,7 +58,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "complex": ((2, 4, 37, 3), {"is_complex": True, "groups": 2}),
     "complex, fixed B": ((2, 3, 37, 2), {"is_complex": True, "fixed": "B"}),
     "complex, fixed both": ((2, 3, 37, 2), {"is_complex": True, "fixed": "BC"}),
-    "few arguments": ((2, 3, 37, 2), {"without": ("D", "z", "delta_bias", "initial_state")}),
+    "few arguments": ((2, 3, 37, 2), {"without": ("D", "z", "delta_bias", "state")}),
 }
 
 
@@ -240,7 +240,7 @@ def test_opcheck() -> None:
         ((2, 3, 37, 2), {}, (None, None, None)),
         ((2, 4, 5, 2), {"groups": 2}, (torch.from_numpy(some_resets(2, 5)), torch.tensor(some_lengths(2, 5)), None)),
         ((1, 3, 40, 2), {"fixed": "B", "sequences": 3}, (None, None, torch.tensor(some_bounds(3, 40)))),
-        ((0, 3, 4, 2), {"without": ("D", "z", "delta_bias", "initial_state")}, (None, None, None)),
+        ((0, 3, 4, 2), {"without": ("D", "z", "delta_bias", "state")}, (None, None, None)),
         ((2, 4, 37, 2), {"is_complex": True, "groups": 2, "fixed": "C"}, (None, torch.tensor([37, 5]), None)),
     ):
         inputs = scan_inputs(*size, np.float32, **options)

@@ -89,7 +89,7 @@ def leaves(size: tuple[int, int, int, int, int], device: str, decay: str, **made
 def test_parts_of_the_heads_one_after_the_other(dtype: Any, device: str, gpu_kernels: Any) -> None:
     """If not all states fit into the scratch memory, heads are processed in parts, with equal bits."""
     made = leaves((1, 34, 3, 3, 2), device, "scalar", bonus=True)
-    exact = () if dtype == torch.float64 else ("bonus", "initial_state")
+    exact = () if dtype == torch.float64 else ("bonus", "state")
     given = {n: x.detach().to(x.dtype if n in exact else dtype).requires_grad_() for n, x in made.items()}
     whole = results(given)
     # 2 heads forward and 1 backward: each has 2 chunks of 32 steps, in float64 3 of 16
@@ -102,7 +102,7 @@ def test_parts_of_the_heads_one_after_the_other(dtype: Any, device: str, gpu_ker
 def test_storage_types(stored: Any, device: str, gpu_kernels: Any) -> None:
     """The arithmetic is in float32: results are close to those of the widened inputs."""
     given = leaves((1, 18, 2, 5, 3), device, "scalar", bonus=True, shared=2)
-    exact = ("bonus", "initial_state")
+    exact = ("bonus", "state")
     low = {n: (x.detach() if n in exact else x.detach().to(stored)).requires_grad_() for n, x in given.items()}
     wide = {n: x.detach().float().requires_grad_() for n, x in low.items()}
     for x, expected in zip(results(low), results(wide), strict=True):
@@ -136,7 +136,7 @@ def test_empty_inputs(device: str, gpu_kernels: Any) -> None:
         o, last = attend(**given)
         gradients = torch.autograd.grad(o.sum() + last.sum(), list(given.values()))
         assert [g.shape for g in gradients] == [x.shape for x in given.values()]
-        assert torch.equal(last, given["initial_state"]) and torch.equal(gradients[5], torch.ones_like(last))
+        assert torch.equal(last, given["state"]) and torch.equal(gradients[5], torch.ones_like(last))
 
 
 def test_mamba_2(device: str, gpu_kernels: Any) -> None:

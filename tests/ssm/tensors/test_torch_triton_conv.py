@@ -37,7 +37,7 @@ def check(device: str, size: tuple[int, ...], dtype: Any, cut: str, order: str, 
     """Assert that out, the final states and all gradients equal the specification's."""
     batch, _, time, _ = size
     count = {"packed": 4, "numbered": None}.get(cut, batch)
-    without = ("initial_states",) if cut == "numbered" else ()
+    without = ("state",) if cut == "numbered" else ()
     inputs = conv_inputs(*size, dtype, order=order, sequences=count, without=without)
     how: dict[str, Any] = {"lengths": [time, 2][:batch]} if cut == "lengths" else {}
     if cut == "packed":
@@ -45,7 +45,7 @@ def check(device: str, size: tuple[int, ...], dtype: Any, cut: str, order: str, 
     if cut == "numbered":
         how["seq_idx"] = some_labels(batch, time)
     given = {name: torch.from_numpy(y).to(device).requires_grad_() for name, y in inputs.arguments().items()}
-    found = conv(**given, return_final_states=cut != "numbered", **how, **options)
+    found = conv(**given, return_last_state=cut != "numbered", **how, **options)
     outputs = (found,) if cut == "numbered" else found
     rng = np.random.default_rng(1)
     cotangents = [rng.standard_normal(y.shape).astype(dtype) for y in outputs]
@@ -89,7 +89,7 @@ def test_outputs_and_gradients(
 
 def test_gradients_of_the_states_alone_and_of_requested_inputs(device: str) -> None:
     x, weight, _, first = (torch.from_numpy(y).to(device) for y in conv_inputs(1, 2, 5, 3))
-    _, last = conv(x.requires_grad_(), weight.requires_grad_(), initial_states=first, return_final_states=True)
+    _, last = conv(x.requires_grad_(), weight.requires_grad_(), state=first, return_last_state=True)
     dx, dweight = torch.autograd.grad(last.sum(), (x, weight))
     assert dx.tolist() == [[[0, 0, 0, 1, 1]] * 2] and not dweight.any()
     (dx,) = torch.autograd.grad(conv(x, weight.detach()).sum(), x)
@@ -106,7 +106,7 @@ def test_halves_are_stored_and_float32_computed(device: str) -> None:
     wide = [y.detach().float().requires_grad_() for y in given]
     results = []
     for x, weight, bias, first in (given, wide):
-        outputs = conv(x, weight, bias, initial_states=first, return_final_states=True, activation="silu")
+        outputs = conv(x, weight, bias, state=first, return_last_state=True, activation="silu")
         results.append(
             [*outputs, *torch.autograd.grad(sum(y.float().sum() for y in outputs), [x, weight, bias, first])]
         )
@@ -120,7 +120,7 @@ def test_the_same_bits_for_any_strides(device: str) -> None:
     results = []
     for view in (lambda y: y, lambda y: y.repeat_interleave(2, 2)[..., ::2], lambda y: torch._neg_view(-y)):
         given = [y.detach().requires_grad_() for y in (view(x), weight, bias, view(first))]
-        out = conv(*given[:3], initial_states=given[3])
+        out = conv(*given[:3], state=given[3])
         results.append([out, *torch.autograd.grad(out, given, view(x))])
     for other in results[1:]:
         assert all(torch.equal(y, z) for y, z in zip(other, results[0], strict=True))
@@ -180,7 +180,7 @@ def test_cuda_tensors_are_accepted(fake_tensors: None, monkeypatch: pytest.Monke
     monkeypatch.undo()
     x, step, weight, state = (torch.empty(n, device="cuda") for n in ((2, 3, 9), (2, 3), (3, 4), (2, 3, 4)))
     whole = torch.empty(2, dtype=torch.int64, device="cuda")
-    out, last = conv(x, weight, return_final_states=True, lengths=whole)
+    out, last = conv(x, weight, return_last_state=True, lengths=whole)
     assert out.is_cuda and last.is_cuda and update(step, state, weight).is_cuda
     with pytest.raises(fastiter.BackendError, match="causal_conv1d: weight must be on device cuda:0 like x, got cpu"):
         conv(x, torch.zeros(3, 4))

@@ -78,7 +78,7 @@ def test_outputs_and_gradients(
 def test_storage_types_and_parts_of_the_heads(dtype: Any, device: str, gpu_kernels: Any) -> None:
     given = leaves((1, 18, 2, 3, 2), np.float64, "scalar", device, shared=1)
     state = torch.promote_types(dtype, torch.float32)
-    low = {n: x.detach().to(dtype if n != "initial_state" else state) for n, x in given.items()}
+    low = {n: x.detach().to(dtype if n != "state" else state) for n, x in given.items()}
     found = results({n: x.clone().requires_grad_() for n, x in low.items()})
     if dtype.itemsize == 2:
         wide = results({n: x.float().requires_grad_() for n, x in low.items()})

@@ -33,7 +33,7 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def results(given: list[Any], needs: set[str], **how: Any) -> list[Any]:
     """Return h, C, n, m, and the gradients of the arguments from cotangents of the outputs in `needs`."""
-    h, last = mlstm(*given[:5], initial_state=tuple(given[5:]) or None, **how)
+    h, last = mlstm(*given[:5], state=tuple(given[5:]) or None, **how)
     outputs = [h, *last]
     rng = np.random.default_rng(1)
     weights = [torch.from_numpy(rng.integers(-8, 9, y.shape) / 4).to(y.device, y.dtype) for y in outputs]
@@ -61,7 +61,7 @@ def test_outputs_and_gradients(
     if cut == "packed":
         how["cu_seqlens"], made = some_bounds(3, size[1]), {"sequences": 3}
     inputs = mlstm_inputs(size, dtype, **made)
-    arrays = [*(inputs[name] for name in NAMES), *inputs.get("initial_state", ())]
+    arrays = [*(inputs[name] for name in NAMES), *inputs.get("state", ())]
     given = [torch.from_numpy(np.array(x)).to(device).requires_grad_() for x in arrays]
     resets = {"reset": torch.from_numpy(some_resets(*size[:2]))} if cut == "reset" else {}
     on = {name: x.to(device) for name, x in resets.items()}
@@ -93,10 +93,10 @@ def test_a_long_sequence_with_a_large_maximum(device: str, gpu_kernels: Any) -> 
     arrays = [q, k, v + steps / 100, i, f]
     state = [np.full(shape, x) for shape, x in (((1, 1, 1, 1), 1.0), ((1, 1, 1), 1.0), ((1, 1), 1000.0))]
     given = [torch.from_numpy(x.astype(np.float32)).to(device) for x in (*arrays, *state)]
-    found = mlstm(*given[:5], initial_state=tuple(given[5:]))[0]
+    found = mlstm(*given[:5], state=tuple(given[5:]))[0]
     gpu_kernels.undo()  # the CPU's kernels, in float64
     wide = [x.cpu().double() for x in given]
-    exact = mlstm(*wide[:5], initial_state=tuple(wide[5:]))[0]
+    exact = mlstm(*wide[:5], state=tuple(wide[5:]))[0]
     error = float((found.cpu().double() - exact).abs().max() / exact.abs().max())
     assert error <= 2e-5
 

@@ -81,7 +81,7 @@ def check(device: str, size: tuple[int, ...], dtype: Any, cut: str, softplus: bo
         assert_near(g.cpu().numpy(), getattr(exact, name), dtype, terms, name)
 
 
-FEW = {"without": ("D", "z", "delta_bias", "initial_state")}
+FEW = {"without": ("D", "z", "delta_bias", "state")}
 
 
 @pytest.mark.parametrize(

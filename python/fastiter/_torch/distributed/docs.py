@@ -32,11 +32,6 @@ PARTS = {
             As for one process, the same on every rank. It is read where the sequence starts, and its gradient is zero
             on the other ranks: the sum over the ranks is that of one process.
     """,
-    "initial_state": """
-        initial_state : Tensor or tuple of Tensor, optional
-            As for one process, the same on every rank. It is read where the sequence starts, and its gradient is zero
-            on the other ranks: the sum over the ranks is that of one process.
-    """,
     "reverse": """
         reverse : bool
             Run from the last step of the last rank to the first step of the first.

@@ -45,7 +45,7 @@ def sharded(function: Sharding[R], arguments: Mapping[str, Any]) -> R:
     """
     options = dict(arguments)
     tensors = {name: options.pop(name) for name in function.tensors}
-    state, group, chunks = (options.pop(name) for name in (function.state_name, "group", "chunks"))
+    state, group, chunks = (options.pop(name) for name in ("state", "group", "chunks"))
     sequences = Sequences(*(options.pop(name) for name in Sequences._fields))
     exchange = options.pop("exchange", "pipeline")
     results, last = _untraced()(Request(function, tensors, state, sequences, options, group, exchange, chunks))

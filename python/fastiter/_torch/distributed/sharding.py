@@ -73,8 +73,6 @@ class Sharding(Generic[R]):
         Returns the result of the public function from the results and the parts of the final state.
     unit, smallest : int
         The granularity of chunks along N, and the minimum size of those that are worthwhile.
-    state_name : str
-        The name of the initial state.
     maps : Maps, optional
         The affine maps; None for a function that is not affine in the state.
     kernels : callable, optional
@@ -93,7 +91,6 @@ class Sharding(Generic[R]):
     pack: Callable[[Tensor, tuple[Tensor, ...]], R]
     unit: int = 1
     smallest: int = 1
-    state_name: str = "state"
     maps: Maps | None = None
     kernels: Callable[[Mapping[str, Any]], Kernels | None] | None = None
     check: Callable[[Request], Checked] | None = None
@@ -136,7 +133,7 @@ class Sharding(Generic[R]):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Call the function with a division of its steps into sequences; return results and final states."""
         divided = {name: x for name, x in cut._asdict().items() if x is not None}
-        results, last = self.local(**tensors, **{self.state_name: state}, **divided, **options)
+        results, last = self.local(**tensors, state=state, **divided, **options)
         return [results], as_parts(last)
 
 

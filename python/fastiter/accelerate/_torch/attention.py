@@ -81,7 +81,7 @@ def lightning_attention(theirs: Function) -> Function:
         q, k, v = qkv.unflatten(-1, (heads, 3 * width)).split(width, 3)
         state = None if cache is None else cache.get_linear_cache(self.layer_idx)
         log_decay = -self.slope_rate.to(computed(qkv.dtype)).reshape(heads)
-        o, last = linear_attention(q, k, v, log_decay, initial_state=state)
+        o, last = linear_attention(q, k, v, log_decay, state=state)
         last = last.to(v.dtype)
         o = self.norm(o.to(v.dtype).flatten(2))
         out = self.out_proj(torch.sigmoid(self.output_gate(hidden_states)) * o)
@@ -147,7 +147,7 @@ def mlstm_in_parallel(theirs: Function) -> Function:
         heads, dtype = q.shape[::2], computed(q.dtype)
         memory, sums = (torch.zeros(*heads, *w, dtype=dtype) for w in ((q.shape[3], v.shape[3]), (q.shape[3],)))
         first = (memory, sums, torch.full(heads, _NO_MAXIMUM, dtype=dtype))  # only eps depends on the maximum
-        h, _ = mlstm(q, k, v, i[..., 0], f[..., 0], initial_state=first, eps=eps)
+        h, _ = mlstm(q, k, v, i[..., 0], f[..., 0], state=first, eps=eps)
         return h.transpose(1, 2)
 
     return parallel_stabilized_simple
@@ -174,7 +174,7 @@ def mlstm_step(theirs: Function) -> Function:
             return result
         q, k, v, i, f = (x.transpose(1, 2) for x in inputs)
         first = (c_state, n_state[..., 0], m_state[..., 0, 0])
-        h, last = mlstm(q, k * k.shape[-1] ** -0.5, v, i[..., 0], f[..., 0], initial_state=first, scale=1.0, eps=eps)
+        h, last = mlstm(q, k * k.shape[-1] ** -0.5, v, i[..., 0], f[..., 0], state=first, scale=1.0, eps=eps)
         C, n, m = (x.to(y.dtype) for x, y in zip(last, states, strict=True))
         return h.transpose(1, 2), (C, n[..., None], m[..., None, None])
 

@@ -42,14 +42,14 @@ class DeltaNet(SequenceLayer):
     ----------
     input_size, hidden_size : int
         I and H.
-    num_heads : int
-        N. Divides hidden_size.
     batch_first : bool
         Batches are (B, T, .). As in torch.nn they are (T, B, .) by default.
     device : torch.device, optional
         The device of the parameters.
     dtype : torch.dtype, optional
         float32 or float64. Under autocast the projections run in its dtype, the recurrence in the parameters'.
+    num_heads : int
+        N. Divides hidden_size.
     key_size : int, optional
         K, H / N by default.
     num_householder : int
@@ -97,11 +97,11 @@ class DeltaNet(SequenceLayer):
         self,
         input_size: int,
         hidden_size: int,
-        num_heads: int = 1,
         batch_first: bool = False,
         device: Any = None,
         dtype: Any = None,
         *,
+        num_heads: int = 1,
         key_size: int | None = None,
         num_householder: int = 1,
         eigenvalues: Literal["signed", "positive"] = "signed",

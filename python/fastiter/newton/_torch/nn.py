@@ -28,12 +28,12 @@ class _ParaLayer(SequenceLayer):
         self,
         input_size: int,
         hidden_size: int,
-        num_heads: int = 1,
         bias: bool = True,
         batch_first: bool = False,
         device: Any = None,
         dtype: Any = None,
         *,
+        num_heads: int = 1,
         method: Method = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size, batch_first)
@@ -180,15 +180,15 @@ class ParaGRU(_ParaLayer):
         self,
         input_size: int,
         hidden_size: int,
-        num_heads: int = 1,
         bias: bool = True,
         batch_first: bool = False,
         device: Any = None,
         dtype: Any = None,
         *,
+        num_heads: int = 1,
         method: Method = "auto",
     ) -> None:
-        super().__init__(input_size, hidden_size, num_heads, bias, batch_first, device, dtype, method=method)
+        super().__init__(input_size, hidden_size, bias, batch_first, device, dtype, num_heads=num_heads, method=method)
         self.reset_parameters()
 
     def _parts(self) -> Sequence[Part]:
@@ -246,15 +246,15 @@ class ParaLSTM(_ParaLayer):
         self,
         input_size: int,
         hidden_size: int,
-        num_heads: int = 1,
         bias: bool = True,
         batch_first: bool = False,
         device: Any = None,
         dtype: Any = None,
         *,
+        num_heads: int = 1,
         method: Method = "auto",
     ) -> None:
-        super().__init__(input_size, hidden_size, num_heads, bias, batch_first, device, dtype, method=method)
+        super().__init__(input_size, hidden_size, bias, batch_first, device, dtype, num_heads=num_heads, method=method)
         self.weight_ch = nn.Parameter(torch.empty(2, hidden_size, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -27,7 +27,7 @@ AXES: Axes = {
     "log_decay": ("N", "BTN", "BTNK"),
     "decay": ("N", "BTN", "BTNK"),
     "bonus": ("NK",),
-    "initial_state": ("BNKV",),
+    "state": ("BNKV",),
     **CUTS,
 }
 
@@ -42,14 +42,14 @@ def linear_attention(
     decay: Tensor | None = None,
     bonus: Tensor | None = None,
     scale: float = 1.0,
-    initial_state: Tensor | None = None,
+    state: Tensor | None = None,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
 ) -> tuple[Tensor, Tensor]:
     """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t]: attention whose memory is a matrix, on tensors.
 
-    bonus and initial_state may have any of the dtypes and are converted. Differentiable once in every floating-point
+    bonus and state may have any of the dtypes and are converted. Differentiable once in every floating-point
     tensor, with gradients from the output and from the last state; second derivatives are refused.
 
     Tensors may be DTensors sharded by heads or by rows: each rank computes its own.
@@ -73,7 +73,7 @@ def linear_attention(
     """
     function = "linear_attention"
     given = (q, k, v, log_decay)
-    options = {"decay": decay, "bonus": bonus, "initial_state": initial_state, "reset": reset}
+    options = {"decay": decay, "bonus": bonus, "state": state, "reset": reset}
     cuts = {"lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((*given, *options.values(), *cuts.values())):
         result: tuple[Tensor, Tensor] = dispatched(linear_attention, *given, **options, scale=scale, **cuts)
@@ -83,21 +83,21 @@ def linear_attention(
         result = on_shards(linear_attention, {**first, **options, "scale": scale, **cuts}, AXES, ("BTNV", "BNKV"))
         return result
     named: dict[str, Any] = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
-    named |= {"decay": decay, "bonus": bonus, "initial_state": initial_state}
+    named |= {"decay": decay, "bonus": bonus, "state": state}
     tensors = {name: x for name, x in named.items() if x is not None or name in ("q", "k", "v")}
     check_tensors(function, tensors, "q", CPU_AND_CUDA)
     check_one_decay(function, log_decay, decay)
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in tensors.items()})
     cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
-    if initial_state is not None:
+    if state is not None:
         sequences = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
-        check_attention_state(function, initial_state.shape, sequences, sizes, cut[2] is not None)
+        check_attention_state(function, state.shape, sequences, sizes, cut[2] is not None)
     found = decay if log_decay is None else log_decay
     if found is not None and found.dim() == 1:
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
     dtype = computed(q.dtype)
-    exact = (None if x is None else x.to(dtype) for x in (bonus, initial_state))
+    exact = (None if x is None else x.to(dtype) for x in (bonus, state))
     every = (q, k, v, found, *exact)
     o, last = attention(*every, log_decay is not None, factor, *cut)[:2]
     return o, last

@@ -19,7 +19,7 @@ from .._conv_shapes import (
     Activation,
     check_activation,
     check_conv_shapes,
-    check_initial_states,
+    check_conv_state,
     check_seq_idx,
     check_state_len,
     check_update_shapes,
@@ -37,16 +37,16 @@ def causal_conv1d(
     bias: Tensor | None = None,
     *,
     seq_idx: Integers | None = None,
-    initial_states: Tensor | None = None,
-    return_final_states: bool = False,
+    state: Tensor | None = None,
+    return_last_state: bool = False,
     activation: Activation | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel has its own W taps, on tensors.
 
-    initial_states may have any of the dtypes and are converted. Differentiable once in x, weight, bias and
-    initial_states, with gradients from the output and from the final states; second derivatives are refused.
+    The state may have any of the dtypes and is converted. Differentiable once in x, weight, bias and state, with
+    gradients from the output and from the last state; second derivatives are refused.
 
     %(sections)s
 
@@ -67,31 +67,31 @@ def causal_conv1d(
     """
     function = "causal_conv1d"
     cuts = {"seq_idx": seq_idx, "lengths": lengths, "cu_seqlens": cu_seqlens}
-    if has_torch_function((x, weight, bias, initial_states, *cuts.values())):
-        options = {"return_final_states": return_final_states, "activation": activation}
-        every: dict[str, Any] = {**cuts, "initial_states": initial_states, **options}
+    if has_torch_function((x, weight, bias, state, *cuts.values())):
+        options = {"return_last_state": return_last_state, "activation": activation}
+        every: dict[str, Any] = {**cuts, "state": state, **options}
         result: Tensor | tuple[Tensor, Tensor] = dispatched(causal_conv1d, x, weight, bias, **every)
         return result
     silu = check_activation(function, activation)
-    check_flag(function, "return_final_states", return_final_states)
-    tensors = given_of({"x": x, "weight": weight, "bias": bias, "initial_states": initial_states})
+    check_flag(function, "return_last_state", return_last_state)
+    tensors = given_of({"x": x, "weight": weight, "bias": bias, "state": state})
     check_tensors(function, tensors, "x", CPU_AND_CUDA)
     sizes = check_conv_shapes(function, {name: y.shape for name, y in tensors.items()})
     labels: Tensor | None = None
     if seq_idx is not None:
-        others = {"initial_states": initial_states, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        others = {"state": state, "lengths": lengths, "cu_seqlens": cu_seqlens}
         labels = checked_integers(function, "seq_idx", seq_idx, x.device)
         absent = {name: y is not None for name, y in others.items()}
-        check_seq_idx(function, labels.shape, sizes, {**absent, "return_final_states": return_final_states})
+        check_seq_idx(function, labels.shape, sizes, {**absent, "return_last_state": return_last_state})
     _, whole, bounds = checked_cut(function, x, (sizes.batch, sizes.time), None, lengths, cu_seqlens, "x")
-    if initial_states is not None:
+    if state is not None:
         sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
-        check_initial_states(function, initial_states.shape, sequences, sizes, bounds is not None)
-        initial_states = cast(initial_states, x.dtype)
+        check_conv_state(function, state.shape, sequences, sizes, bounds is not None)
+        state = cast(state, x.dtype)
     dtype = computed(x.dtype)
-    given = (x, cast(weight, dtype), None if bias is None else cast(bias, dtype), initial_states)
-    outputs = conv(*given, silu, labels, whole, bounds, return_final_states)
-    return (outputs[0], outputs[1]) if return_final_states else outputs[0]
+    given = (x, cast(weight, dtype), None if bias is None else cast(bias, dtype), state)
+    outputs = conv(*given, silu, labels, whole, bounds, return_last_state)
+    return (outputs[0], outputs[1]) if return_last_state else outputs[0]
 
 
 @documented_like(arrays.causal_conv1d_update)

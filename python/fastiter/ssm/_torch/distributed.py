@@ -46,7 +46,7 @@ def _dplr_product(tensors: Tensors, lengths: Tensor | None, options: Mapping[str
     heads, width = v.shape[2], q.shape[3]
     identity = torch.eye(width, dtype=computed(q.dtype), device=q.device).expand(v.shape[0], heads, width, width)
     nothing, values = torch.zeros_like(k), v.new_zeros((*v.shape[:3], width))
-    how: dict[str, Any] = {"decay": tensors["decay"], "initial_state": identity, "lengths": lengths}
+    how: dict[str, Any] = {"decay": tensors["decay"], "state": identity, "lengths": lengths}
     return local_dplr(nothing, nothing, values, a, b, tensors["log_decay"], **how)[1]
 
 
@@ -87,7 +87,6 @@ _ATTENTION = Sharding(
     {"q": "BTN.", "k": "BTN.", "v": "BTN.", "log_decay": _DECAY, "decay": _DECAY, "bonus": "N."},
     "BTN.",
     pair,
-    state_name="initial_state",
     maps=Maps(_attention_factors, "rows"),
 )
 _DPLR = Sharding(
@@ -95,7 +94,6 @@ _DPLR = Sharding(
     {"q": "BTN.", "k": "BTN.", "v": "BTN.", "a": "BTN.", "b": "BTN.", "log_decay": _DECAY, "decay": _DECAY},
     "BTN.",
     pair,
-    state_name="initial_state",
     maps=Maps(_dplr_product, "matrix"),
 )
 _SSD = Sharding(
@@ -103,7 +101,6 @@ _SSD = Sharding(
     {"x": "BTN.", "dt": "BTN", "A": "N", "B": "BTN.", "C": "BTN.", "D": "N N.", "z": "BTN.", "dt_bias": "N"},
     "BTN.",
     pair,
-    state_name="initial_state",
     maps=Maps(_ssd_factors, "rows"),
 )
 _WEIGHTS = "N. B.T BN.T"
@@ -122,7 +119,6 @@ _SELECTIVE = Sharding(
     "BNT",
     pair,
     unit=16,
-    state_name="initial_state",
     maps=Maps(_selective_factors, "numbers"),
 )
 _MLSTM = Sharding(
@@ -130,7 +126,6 @@ _MLSTM = Sharding(
     {"q": "BTN.", "k": "BTN.", "v": "BTN.", "i": "BTN", "f": "BTN"},
     "BTN.",
     lambda h, last: (h, last),
-    state_name="initial_state",
 )
 
 
@@ -147,7 +142,7 @@ def linear_attention(
     decay: Tensor | None = None,
     bonus: Tensor | None = None,
     scale: float = 1.0,
-    initial_state: Tensor | None = None,
+    state: Tensor | None = None,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -200,7 +195,7 @@ def dplr_delta_rule(
     chunks: int | None = None,
     decay: Tensor | None = None,
     scale: float = 1.0,
-    initial_state: Tensor | None = None,
+    state: Tensor | None = None,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -254,7 +249,7 @@ def ssd(
     exchange: Exchange = "auto",
     chunks: int | None = None,
     dt_limit: tuple[float, float] = (0.0, math.inf),
-    initial_state: Tensor | None = None,
+    state: Tensor | None = None,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -307,7 +302,7 @@ def selective_scan(
     group: Any = None,
     exchange: Exchange = "auto",
     chunks: int | None = None,
-    initial_state: Tensor | None = None,
+    state: Tensor | None = None,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -356,7 +351,7 @@ def mlstm(
     *,
     group: Any = None,
     chunks: int | None = None,
-    initial_state: tuple[Tensor, Tensor, Tensor] | None = None,
+    state: tuple[Tensor, Tensor, Tensor] | None = None,
     scale: float | None = None,
     eps: float = 1e-6,
     normalizer_gradient: bool = True,

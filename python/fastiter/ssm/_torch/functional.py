@@ -34,14 +34,14 @@ def selective_scan(
     delta_softplus: bool = False,
     return_last_state: bool = False,
     *,
-    initial_state: Tensor | None = None,
+    state: Tensor | None = None,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): Mamba's recurrence on tensors.
 
-    D, delta_bias and a real A and initial_state may have any of the dtypes and are converted. Differentiable once in
+    D, delta_bias and a real A and state may have any of the dtypes and are converted. Differentiable once in
     every argument, with gradients from the output and from the last state; second derivatives are refused.
 
     %(sections)s
@@ -65,23 +65,23 @@ def selective_scan(
     """
     function = "selective_scan"
     given = (u, delta, A, B, C, D, z, delta_bias)
-    options = {"initial_state": initial_state, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+    options = {"state": state, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((*given, *options.values())):
         both = (delta_softplus, return_last_state)
         result: Tensor | tuple[Tensor, Tensor] = dispatched(selective_scan, *given, *both, **options)
         return result
     check_flag(function, "delta_softplus", delta_softplus)
     check_flag(function, "return_last_state", return_last_state)
-    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-    tensors = given_of(dict(zip(names, (*given, initial_state), strict=True)))
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "state")
+    tensors = given_of(dict(zip(names, (*given, state), strict=True)), "state")
     is_complex = _check_scan(function, tensors)
     sizes = check_shapes(function, {name: x.shape for name, x in tensors.items()}, is_complex)
     cut = checked_cut(function, u, (sizes.batch, sizes.time), reset, lengths, cu_seqlens, "u")
     bounds = cut[2]
-    if initial_state is not None:
+    if state is not None:
         sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
-        check_state(function, initial_state.shape, sequences, sizes, bounds is not None)
-    every = _converted(*given, initial_state)
+        check_state(function, state.shape, sequences, sizes, bounds is not None)
+    every = _converted(*given, state)
     out, last = selective(*every, delta_softplus, *cut)[:2]
     return (out, last) if return_last_state else out
 
@@ -116,15 +116,15 @@ def _converted(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
-    initial_state: Tensor | None,
+    state: Tensor | None,
 ) -> tuple[Any, ...]:
     """Return the arguments in the ops' form: weights in the dtype of the arithmetic, B and C with groups."""
     dtype = computed(u.dtype)
-    state = of_state(dtype, A.is_complex())
+    carried = of_state(dtype, A.is_complex())
     D, delta_bias = (None if x is None else cast(x, dtype) for x in (D, delta_bias))
-    initial_state = None if initial_state is None else cast(initial_state, state)
-    B, C = (cast(x, state) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
-    return u, delta, cast(A, state), B, C, D, z, delta_bias, initial_state
+    state = None if state is None else cast(state, carried)
+    B, C = (cast(x, carried) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
+    return u, delta, cast(A, carried), B, C, D, z, delta_bias, state
 
 
 @documented_like(arrays.selective_state_update)

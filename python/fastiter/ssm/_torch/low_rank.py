@@ -42,14 +42,14 @@ def dplr_delta_rule(
     *,
     decay: Tensor | None = None,
     scale: float = 1.0,
-    initial_state: Tensor | None = None,
+    state: Tensor | None = None,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
 ) -> tuple[Tensor, Tensor]:
     """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t], on tensors.
 
-    initial_state may have any of the dtypes and is converted. Differentiable once in every floating-point tensor, with
+    state may have any of the dtypes and is converted. Differentiable once in every floating-point tensor, with
     gradients from the output and from the last state; second derivatives are refused.
 
     Tensors may be DTensors sharded by heads or by rows: each rank computes its own.
@@ -73,7 +73,7 @@ def dplr_delta_rule(
     """
     function = "dplr_delta_rule"
     given = (q, k, v, a, b, log_decay)
-    options: dict[str, Any] = {"decay": decay, "initial_state": initial_state, "reset": reset}
+    options: dict[str, Any] = {"decay": decay, "state": state, "reset": reset}
     cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((*given, *options.values(), *cuts.values())):
         result: tuple[Tensor, Tensor] = dispatched(dplr_delta_rule, *given, scale=scale, **options, **cuts)
@@ -84,7 +84,7 @@ def dplr_delta_rule(
         return result
     required = ("q", "k", "v", "a", "b")
     named: dict[str, Any] = dict(zip((*required, "log_decay"), given, strict=True))
-    named |= {"decay": decay, "initial_state": initial_state}
+    named |= {"decay": decay, "state": state}
     tensors = {name: x for name, x in named.items() if x is not None or name in required}
     check_tensors(function, tensors, "q", CPU_AND_CUDA)
     check_one_decay(function, log_decay, decay)
@@ -93,7 +93,7 @@ def dplr_delta_rule(
     sizes = check_attention_shapes(function, shapes)
     check_correction_shapes(function, shapes, sizes)
     cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
-    first = _checked_state(function, initial_state, q, sizes, cut)
+    first = _checked_state(function, state, q, sizes, cut)
     found = decay if log_decay is None else log_decay
     if found is not None and found.dim() == 1:
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
@@ -109,7 +109,7 @@ class DeltaTensors(NamedTuple):
     v: Tensor
     g: Tensor
     beta: Tensor
-    initial_state: Tensor | None
+    state: Tensor | None
 
 
 def key_decay_delta_rule(
@@ -123,7 +123,7 @@ def key_decay_delta_rule(
     if has_torch_function((*given, cu_seqlens)):
         result: tuple[Tensor, Tensor] = dispatched(key_decay_delta_rule, function, given, scale, cu_seqlens)
         return result
-    q, k, v, g, beta, initial_state = given
+    q, k, v, g, beta, state = given
     check_tensors(function, {name: x for name, x in given._asdict().items() if x is not None}, "q", CPU_AND_CUDA)
     sizes = check_attention_shapes(function, {"q": q.shape, "k": k.shape, "v": v.shape})
     steps = (sizes.batch, sizes.time, sizes.heads)
@@ -131,7 +131,7 @@ def key_decay_delta_rule(
         if tuple(x.shape) != expected:
             raise ValueError(f"{function}: {name} must have shape {expected} to go with v, got {tuple(x.shape)}")
     cut = checked_cut(function, q, steps[:2], None, None, cu_seqlens)
-    first = _checked_state(function, initial_state, q, sizes, cut)
+    first = _checked_state(function, state, q, sizes, cut)
     rest = (True, checked_scale(function, scale, q.dtype == torch.float64), *cut)
     tensors = (*_corrections(given), None) if q.is_cuda else (q, k, v, g, None, None, beta)
     o, last = low_rank(*tensors, first, *rest)[:2]

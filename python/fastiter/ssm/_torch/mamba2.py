@@ -51,10 +51,10 @@ def mamba2_inner(
     A: Tensor,
     D: Tensor,
     *,
-    initial_states: Tensor | None = None,
+    state: Tensor | None = None,
     seq_idx: Integers | None = None,
     dt_limit: tuple[float, float] = (0.0, math.inf),
-    return_final_states: bool = False,
+    return_last_state: bool = False,
     activation: Activation | None = "silu",
     rmsnorm_weight: Tensor | None = None,
     rmsnorm_eps: float = 1e-6,
@@ -77,14 +77,14 @@ def mamba2_inner(
         Bias of the step sizes, to which softplus is applied, and rates.
     D : Tensor (H,) or (H, P)
         Weight of x in the output.
-    initial_states : Tensor (B, H, P, N), optional
-        States before the first steps; if seq_idx is given, for the sequences with index 0; zero by default.
+    state : Tensor (B, H, P, N), optional
+        State before the first step; if seq_idx is given, for the sequences with index 0; zero by default.
     seq_idx : integers (B, T), optional
         Index of each step's sequence: where it changes, the state and the inputs of the convolution are dropped.
     dt_limit : pair of float
         Bounds of the step sizes.
-    return_final_states : bool
-        Also return the states after the last step.
+    return_last_state : bool
+        Also return the state after the last step.
     activation : None, "silu" or "swish"
         Applied to the convolution's output.
     rmsnorm_weight : Tensor (H P,), optional
@@ -104,8 +104,8 @@ def mamba2_inner(
     -------
     out : Tensor (B, T, M + H P), or (B, T, O) if projected
         The result, in the dtype of zxbcdt. Differentiable once in every tensor.
-    final_states : Tensor (B, H, P, N), float32 or float64
-        Only with ``return_final_states``. Also differentiable.
+    last : Tensor (B, H, P, N), float32 or float64
+        State after the last step. Only with ``return_last_state``. Also differentiable.
 
     Raises
     ------
@@ -130,17 +130,17 @@ def mamba2_inner(
     >>> fastiter.torch.ssm.mamba2_inner(zxbcdt, torch.randn(48, 4), None, bias, A, D, headdim=8).shape
     torch.Size([1, 20, 32])
     """
-    options: dict[str, Any] = {"dt_limit": dt_limit, "return_final_states": return_final_states}
+    options: dict[str, Any] = {"dt_limit": dt_limit, "return_last_state": return_last_state}
     options |= {"activation": activation, "rmsnorm_eps": rmsnorm_eps, "headdim": headdim, "ngroups": ngroups}
     options["norm_before_gate"] = norm_before_gate
     given = (zxbcdt, conv1d_weight, conv1d_bias, dt_bias, A, D)
-    optional = {"initial_states": initial_states, "rmsnorm_weight": rmsnorm_weight}
+    optional = {"state": state, "rmsnorm_weight": rmsnorm_weight}
     optional |= {"outproj_weight": outproj_weight, "outproj_bias": outproj_bias}
     if has_torch_function((*given, seq_idx, *optional.values())):
         result: Tensor = dispatched(mamba2_inner, *given, seq_idx=seq_idx, **optional, **options)
         return result
     function = "mamba2_inner"
-    check_flag(function, "return_final_states", return_final_states)
+    check_flag(function, "return_last_state", return_last_state)
     check_flag(function, "norm_before_gate", norm_before_gate)
     check_eps(function, "rmsnorm_eps", rmsnorm_eps)
     check_activation(function, activation)
@@ -150,7 +150,7 @@ def mamba2_inner(
     labels = checked_labels(function, seq_idx, zxbcdt)
     norm = Norm(rmsnorm_eps, size.groups, norm_before_gate)
     out, last = _mix(every, size, labels, limits, activation, norm)
-    return (out, last) if return_final_states else out
+    return (out, last) if return_last_state else out
 
 
 def _mix(
@@ -161,7 +161,7 @@ def _mix(
     activation: Activation | None,
     norm: Norm,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and the final states for checked arguments, which are passed by name."""
+    """Return the output and the last state for checked arguments, which are passed by name."""
     mlp, z, conv, dt = given["zxbcdt"].split(size.parts, -1)
     filters = (given["conv1d_weight"].flatten(1), given["conv1d_bias"])
     mixed = causal_conv1d(conv.transpose(1, 2), *filters, seq_idx=labels, activation=activation)
@@ -172,7 +172,7 @@ def _mix(
     starts = None if labels is None else resets(labels)
     weight = given["rmsnorm_weight"]
     signals = (x, dt, given["A"], B, C, given["D"], gate if weight is None else None, given["dt_bias"], True)
-    y, last = ssd(*signals, dt_limit=limits, initial_state=given["initial_states"], reset=starts)
+    y, last = ssd(*signals, dt_limit=limits, state=given["state"], reset=starts)
     out = y.flatten(-2) if weight is None else normalized(y.flatten(-2), weight, z, None, norm)
     if size.mlp:
         out = torch.cat([_gated(mlp), out], -1)
@@ -205,7 +205,7 @@ def _gated(x: Tensor) -> Tensor:
 
 
 _NAMES = ("zxbcdt", "conv1d_weight", "conv1d_bias", "dt_bias", "A", "D")
-_OPTIONAL = {"conv1d_bias", "initial_states", "rmsnorm_weight", "outproj_weight", "outproj_bias"}
+_OPTIONAL = {"conv1d_bias", "state", "rmsnorm_weight", "outproj_weight", "outproj_bias"}
 
 
 def _checked_sizes(function: str, given: dict[str, Any], headdim: object, ngroups: object) -> _Sizes:
@@ -233,7 +233,7 @@ def _checked_sizes(function: str, given: dict[str, Any], headdim: object, ngroup
     outputs = shape.get("outproj_weight", ())[:1] or (0,)
     wanted = {"conv1d_bias": weight[:1], "dt_bias": (heads,), "A": (heads,), "rmsnorm_weight": (channels,)}
     wanted |= {"outproj_weight": (*outputs, mlp + channels), "outproj_bias": outputs}
-    wanted["initial_states"] = (shape["zxbcdt"][0], heads, width, states)
+    wanted["state"] = (shape["zxbcdt"][0], heads, width, states)
     for name, right in wanted.items():
         if name in shape and shape[name] != right:
             raise ValueError(f"{function}: {name} must have shape {right}, got {shape[name]}")

@@ -33,7 +33,7 @@ _AXES: Axes = {
     "v": ("BTNV",),
     "i": ("BTN",),
     "f": ("BTN",),
-    "initial_state": ("BNKV", "BNK", "BN"),
+    "state": ("BNKV", "BNK", "BN"),
     **CUTS,
 }
 
@@ -46,7 +46,7 @@ def mlstm(
     i: Tensor,
     f: Tensor,
     *,
-    initial_state: State | None = None,
+    state: State | None = None,
     scale: float | None = None,
     eps: float = 1e-6,
     normalizer_gradient: bool = True,
@@ -82,28 +82,28 @@ def mlstm(
     """
     function = "mlstm"
     given = (q, k, v, i, f)
-    parts = parts_of(function, initial_state)
+    parts = parts_of(function, state)
     if has_torch_function((*given, *parts, reset, lengths, cu_seqlens)):
         numbers = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient}
         cuts = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        result: tuple[Tensor, State] = dispatched(mlstm, *given, initial_state=initial_state, **numbers, **cuts)
+        result: tuple[Tensor, State] = dispatched(mlstm, *given, state=state, **numbers, **cuts)
         return result
     if type(v) is not Tensor and is_dtensor(v):
         named = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
         rest = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient, "reset": reset}
-        more = {"initial_state": initial_state, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        more = {"state": state, "lengths": lengths, "cu_seqlens": cu_seqlens}
         result = on_shards(mlstm, {**named, **rest, **more}, _AXES, ("BTNV", ("BNKV", "BNK", "BN")))
         return result
     check_flag(function, "normalizer_gradient", normalizer_gradient)
     tensors = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
-    state = {} if initial_state is None else named_state(parts)
-    check_tensors(function, {**tensors, **state}, "q", CPU_AND_CUDA)
+    named_parts = {} if state is None else named_state(parts)
+    check_tensors(function, {**tensors, **named_parts}, "q", CPU_AND_CUDA)
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in tensors.items()})
     factor, divisor = checked_numbers(function, scale, eps, sizes.keys, q.dtype == torch.float64)
     cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
-    if state:
+    if named_parts:
         count = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
-        check_mlstm_state(function, {name: x.shape for name, x in state.items()}, count, sizes)
+        check_mlstm_state(function, {name: x.shape for name, x in named_parts.items()}, count, sizes)
     dtype = computed(q.dtype)
     every = (*given, *(None if x is None else x.to(dtype) for x in parts))
     h, C, n, m = mlstm_op(*every, factor, divisor, normalizer_gradient, *cut)[:4]

@@ -49,7 +49,7 @@ class SelectiveForward(NamedTuple):
     D: Tensor | None
     z: Tensor | None
     delta_bias: Tensor | None
-    initial_state: Tensor | None
+    state: Tensor | None
     softplus: bool
     reset: Tensor | None
     lengths: Tensor | None
@@ -60,7 +60,7 @@ class SelectiveForward(NamedTuple):
 class SelectiveBackward(NamedTuple):
     """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` refers to argument i of the forward op, from u to initial_state.
+    Bit i of ``requested`` refers to argument i of the forward op, from u to state.
     """
 
     u: Tensor
@@ -168,7 +168,7 @@ def _fake_outputs(call: SelectiveForward) -> list[Tensor]:
 def _forward(call: SelectiveForward) -> list[Tensor]:
     out, last, *states = outputs = forward_outputs(call, _core.ssm.tile)
     signals = (plain(call.u), plain(call.delta), plain(call.z), out)
-    A, D, delta_bias, first = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.initial_state))
+    A, D, delta_bias, first = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.state))
     projections = (_projection(call.B), _projection(call.C))
     saved = states[0] if states else None
     _core.ssm.selective_forward(_work(call), *signals, A, *projections, D, delta_bias, first, last, saved)

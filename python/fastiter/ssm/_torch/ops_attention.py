@@ -26,7 +26,7 @@ class AttentionForward(NamedTuple):
     v: Tensor
     decay: Tensor | None
     bonus: Tensor | None
-    initial_state: Tensor | None
+    state: Tensor | None
     is_log: bool
     scale: float
     reset: Tensor | None
@@ -38,7 +38,7 @@ class AttentionForward(NamedTuple):
 class AttentionBackward(NamedTuple):
     """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` refers to argument i of the forward op, from q to initial_state.
+    Bit i of ``requested`` refers to argument i of the forward op, from q to state.
     """
 
     q: Tensor
@@ -86,7 +86,7 @@ def forward_outputs(call: AttentionForward, tile: int) -> list[Tensor]:
 def _forward(call: AttentionForward) -> list[Tensor]:
     o, last, *states = outputs = forward_outputs(call, _core.ssm.attention_tile)
     signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay))
-    exact = (contiguous_or_none(call.bonus), contiguous_or_none(call.initial_state))
+    exact = (contiguous_or_none(call.bonus), contiguous_or_none(call.state))
     _core.ssm.attention_forward(_shape(call), (*signals, *exact), None, o, last, states[0] if states else None)
     return outputs
 

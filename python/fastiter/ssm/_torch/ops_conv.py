@@ -20,13 +20,13 @@ from .step import check_rows
 class ConvForward(NamedTuple):
     """The arguments of the forward op, which returns out and, with ``keep``, the last W - 1 inputs.
 
-    weight and bias have the dtype of the arithmetic, initial_states the dtype of x.
+    weight and bias have the dtype of the arithmetic, state the dtype of x.
     """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    initial_states: Tensor | None
+    state: Tensor | None
     silu: bool
     seq_idx: Tensor | None
     lengths: Tensor | None
@@ -37,13 +37,13 @@ class ConvForward(NamedTuple):
 class ConvBackward(NamedTuple):
     """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` refers to argument i of the forward op, from x to initial_states.
+    Bit i of ``requested`` refers to argument i of the forward op, from x to state.
     """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    initial_states: Tensor | None
+    state: Tensor | None
     dout: Tensor | None
     dlast: Tensor | None
     silu: bool
@@ -85,7 +85,7 @@ def _forward(call: ConvForward) -> list[Tensor]:
     out, *last = outputs = forward_outputs(call)
     weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
     width = weight.shape[1]
-    states = (_states(x, width) for x in (call.initial_states, last[0] if last else None))
+    states = (_states(x, width) for x in (call.state, last[0] if last else None))
     _core.ssm.conv_forward(_work(call), plain(call.x), out, weight, bias, *states)
     return outputs
 
@@ -110,7 +110,7 @@ def _backward(call: ConvBackward) -> list[Tensor]:
     found = dx, dweight, dbias, dfirst = empty_gradients(call)
     weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
     width = weight.shape[1]
-    inputs = (plain(call.x), weight, bias, _states(call.initial_states, width))
+    inputs = (plain(call.x), weight, bias, _states(call.state, width))
     gradients = (dx, dweight, dbias, _states(dfirst, width))
     _core.ssm.conv_backward(_work(call), inputs, plain(call.dout), _states(call.dlast, width), gradients)
     return [g for g in found if g is not None]

@@ -28,7 +28,7 @@ class LowRankForward(NamedTuple):
     a: Tensor | None
     b: Tensor | None
     beta: Tensor | None
-    initial_state: Tensor | None
+    state: Tensor | None
     is_log: bool
     scale: float
     reset: Tensor | None
@@ -40,7 +40,7 @@ class LowRankForward(NamedTuple):
 class LowRankBackward(NamedTuple):
     """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` refers to argument i of the forward op, from q to initial_state.
+    Bit i of ``requested`` refers to argument i of the forward op, from q to state.
     """
 
     q: Tensor
@@ -93,7 +93,7 @@ def _outputs(call: LowRankForward) -> list[Tensor]:
 def _forward(call: LowRankForward) -> list[Tensor]:
     o, last, *saved = outputs = forward_outputs(call, _core.ssm.attention_tile)
     w, states = saved or (None, None)
-    inputs = (*(plain(x) for x in call[:7]), contiguous_or_none(call.initial_state))
+    inputs = (*(plain(x) for x in call[:7]), contiguous_or_none(call.state))
     _core.ssm.low_rank_forward(_shape(call), inputs, o, last, states, w)
     return outputs
 

@@ -30,7 +30,7 @@ _AXES: Axes = {
     "D": ("N", "NP"),
     "z": ("BTNP",),
     "dt_bias": ("N",),
-    "initial_state": ("BNPS",),
+    "state": ("BNPS",),
     **CUTS,
 }
 
@@ -48,7 +48,7 @@ def ssd(
     dt_softplus: bool = False,
     *,
     dt_limit: tuple[float, float] = (0.0, math.inf),
-    initial_state: Tensor | None = None,
+    state: Tensor | None = None,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -80,7 +80,7 @@ def ssd(
         Apply log(1 + e^x) to dt + dt_bias.
     dt_limit : pair of float
         Bounds of d; where d is clamped, its gradient is 0.
-    initial_state : Tensor (B, H, P, N), optional
+    state : Tensor (B, H, P, N), optional
         State before the first step; zero by default.
     reset : bool Tensor (B, T) or (T,), optional
         True where the previous state counts as zero.
@@ -123,7 +123,7 @@ def ssd(
     """
     function = "ssd"
     given = (x, dt, A, B, C, D, z, dt_bias)
-    options: dict[str, Any] = {"initial_state": initial_state, "reset": reset}
+    options: dict[str, Any] = {"state": state, "reset": reset}
     cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((*given, *options.values(), *cuts.values())):
         rest = {**options, **cuts, "dt_limit": dt_limit}
@@ -135,23 +135,23 @@ def ssd(
         result = on_shards(ssd, {**whole, **rest}, _AXES, ("BTNP", "BNPS"))
         return result
     check_flag(function, "dt_softplus", dt_softplus)
-    names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
+    names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "state")
     optional = names[5:]
-    every: dict[str, Any] = dict(zip(names, (*given, initial_state), strict=True))
+    every: dict[str, Any] = dict(zip(names, (*given, state), strict=True))
     tensors = {name: y for name, y in every.items() if y is not None or name not in optional}
     check_tensors(function, tensors, "x", CPU_AND_CUDA)
     shapes = {name: y.shape for name, y in tensors.items()}
     size = check_ssd_shapes(function, shapes)
     limits = checked_limits(function, dt_limit)
     cut = checked_cut(function, x, size, reset, lengths, cu_seqlens, "x")
-    if initial_state is not None:
-        check_ssd_state(function, initial_state.shape, size[0] if cut[2] is None else cut[2].shape[0] - 1, shapes)
+    if state is not None:
+        check_ssd_state(function, state.shape, size[0] if cut[2] is None else cut[2].shape[0] - 1, shapes)
     if cut[1] is not None:
         x, dt, z = (_valid(y, cut[1]) for y in (x, dt, z))
     d = step_sizes(dt, dt_bias, dt_softplus, limits)
-    first = None if initial_state is None else initial_state.transpose(2, 3)
+    first = None if state is None else state.transpose(2, 3)
     values = (x * d.unsqueeze(-1)).to(computed(x.dtype))
-    y, last = linear_attention(C, B, values, d * A.to(d.dtype), initial_state=first, reset=reset, **cuts)
+    y, last = linear_attention(C, B, values, d * A.to(d.dtype), state=first, reset=reset, **cuts)
     if D is not None:
         y = y + (D if D.dim() == 2 else D.unsqueeze(1)).to(y.dtype) * x
     if z is not None:

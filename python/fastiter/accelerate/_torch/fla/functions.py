@@ -41,7 +41,7 @@ def convolution(
         raise ValueError("causal_conv1d: cp_context must be None on a CPU")
     arguments: dict[str, Any] = {"activation": activation, "cu_seqlens": cu_seqlens}
     if initial_state is not None:
-        arguments["initial_states"] = initial_state[..., 1:]
+        arguments["state"] = initial_state[..., 1:]
     y = causal_conv1d(x.transpose(1, 2), weight, bias, **arguments)
     assert isinstance(y, Tensor)  # for the type checker: the last inputs were not requested
     out = y.transpose(1, 2) if residual is None else y.transpose(1, 2) + residual

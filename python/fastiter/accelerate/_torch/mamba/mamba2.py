@@ -32,7 +32,7 @@ def wide_ssd(
     x, dt, A, B, C = (y.to(dtype) for y in (x, dt, A, B, C))
     D, dt_bias, first = (None if y is None else y.to(dtype) for y in rest)
     limits: dict[str, Any] = {"dt_softplus": dt_softplus, "dt_limit": dt_limit}
-    out, last = ssd(x, dt, A, B, C, D, None, dt_bias, initial_state=first, **limits)
+    out, last = ssd(x, dt, A, B, C, D, None, dt_bias, state=first, **limits)
     return out, last.contiguous()
 
 

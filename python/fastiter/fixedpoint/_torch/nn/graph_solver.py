@@ -34,7 +34,7 @@ class ConvergentGraphSolver(nn.Module):
         Features of each edge, 0 for none.
     outputs : int
         Predictions for each node.
-    heads : int
+    num_heads : int
         The number of maps, H.
     hidden : int
         The width of messages and of hidden layers.
@@ -77,7 +77,7 @@ class ConvergentGraphSolver(nn.Module):
     --------
     >>> import torch
     >>> from fastiter.torch.experimental import ConvergentGraphSolver
-    >>> solver = ConvergentGraphSolver(3, 1, 2, heads=4, hidden=16)
+    >>> solver = ConvergentGraphSolver(3, 1, 2, num_heads=4, hidden=16)
     >>> edges = torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]])  # node 0 reads nodes 1 and 2
     >>> solver(torch.randn(4, 3), edges, torch.randn(5, 1)).shape
     torch.Size([4, 2])
@@ -89,7 +89,7 @@ class ConvergentGraphSolver(nn.Module):
         edge_features: int,
         outputs: int,
         *,
-        heads: int = 16,
+        num_heads: int = 16,
         hidden: int = 32,
         layers: int = 2,
         gamma: float = 0.5,
@@ -103,7 +103,7 @@ class ConvergentGraphSolver(nn.Module):
         super().__init__()
         self.node_features = count(_NAME, "node_features", node_features)
         self.edge_features = count(_NAME, "edge_features", edge_features)
-        self.outputs, self.heads = count(_NAME, "outputs", outputs, 1), count(_NAME, "heads", heads, 1)
+        self.outputs, self.num_heads = count(_NAME, "outputs", outputs, 1), count(_NAME, "num_heads", num_heads, 1)
         self.hidden, layers = count(_NAME, "hidden", hidden, 1), count(_NAME, "layers", layers, 1)
         self.gamma = positive(_NAME, "gamma", gamma, zero=False)
         if self.gamma >= 1:
@@ -121,15 +121,15 @@ class ConvergentGraphSolver(nn.Module):
         wide = 2 * hidden + self.edge_features
         self.message = nn.ModuleList([_two_layers(wide, hidden, hidden, how) for _ in range(layers)])
         self.update = nn.ModuleList([_two_layers(2 * hidden, hidden, hidden, how) for _ in range(layers)])
-        self.edge_out = _two_layers(wide, hidden, heads, how)
-        self.node_out = _two_layers(hidden, hidden, heads, how)
-        self.decoder = _two_layers(heads, hidden, outputs, how)
+        self.edge_out = _two_layers(wide, hidden, num_heads, how)
+        self.node_out = _two_layers(hidden, hidden, num_heads, how)
+        self.decoder = _two_layers(num_heads, hidden, outputs, how)
 
     def extra_repr(self) -> str:
         """Return the sizes."""
         return (
-            f"{self.node_features}, {self.edge_features}, {self.outputs}, heads={self.heads}, hidden={self.hidden}, "
-            f"gamma={self.gamma}, normalization={self.normalization!r}"
+            f"{self.node_features}, {self.edge_features}, {self.outputs}, num_heads={self.num_heads}, "
+            f"hidden={self.hidden}, gamma={self.gamma}, normalization={self.normalization!r}"
         )
 
     @without_autocast
@@ -167,7 +167,7 @@ class ConvergentGraphSolver(nn.Module):
             h = h + update(torch.cat([h, mean], 1))
         logits = self.edge_out(_joined(h, source, target, edge_attr))
         weight = self._normalized(logits, source, degree)
-        pattern = Pattern.of(edges, nodes, self.heads)
+        pattern = Pattern.of(edges, nodes, self.num_heads)
         z, result = pattern.solve(weight, self.node_out(h), self.gamma, throw=self.throw, **self.solver)
         self.solution = replace(result, value=result.value.detach())
         out: Tensor = self.decoder(z)
@@ -178,7 +178,7 @@ class ConvergentGraphSolver(nn.Module):
         if self.normalization == "degree":
             return logits.clamp(0, 1) / degree[source]
         index = source.unsqueeze(1).expand_as(logits)
-        largest = logits.new_full((len(degree), self.heads), -torch.inf)
+        largest = logits.new_full((len(degree), self.num_heads), -torch.inf)
         largest = largest.scatter_reduce(0, index, logits.detach(), "amax")
         powers = (logits - largest[source]).exp()
         total = torch.zeros_like(largest).index_add(0, source, powers)

@@ -52,14 +52,14 @@ class sLSTMBlock(SequenceLayer):
     ----------
     embedding_size : int
         H, the size of inputs and outputs.
-    num_heads : int
-        N. Divides embedding_size; D = H / N.
     batch_first : bool
         Batches are (B, T, H). As in torch.nn they are (T, B, H) by default.
     device : torch.device, optional
         The device of the parameters.
     dtype : torch.dtype, optional
         float32 or float64.
+    num_heads : int
+        N. Divides embedding_size; D = H / N.
     conv_size : int
         Width of the convolution in steps, 0 for none.
     ffn_factor : float
@@ -106,11 +106,11 @@ class sLSTMBlock(SequenceLayer):
     def __init__(
         self,
         embedding_size: int,
-        num_heads: int = 4,
         batch_first: bool = False,
         device: Any = None,
         dtype: Any = None,
         *,
+        num_heads: int = 4,
         conv_size: int = 4,
         ffn_factor: float = 1.3,
         activation: Literal["gelu", "relu", "silu"] = "gelu",

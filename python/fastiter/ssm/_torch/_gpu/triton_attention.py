@@ -67,7 +67,7 @@ def forward(call: AttentionForward) -> list[Tensor]:
     problem = problem_of("linear_attention", call)
     if call.lengths is not None:
         outputs[0].zero_()
-    first = contiguous_or_none(call.initial_state)
+    first = contiguous_or_none(call.state)
     for own, part in problem.parts(1):
         o, last, saved = outputs[0][:, :, own], outputs[1][:, own], outputs[2][:, own] if call.save else None
         states = part.new(part.cut.lines(part.tile.steps), part.v.shape[2], *part.sizes)

@@ -98,7 +98,7 @@ def forward(call: ConvForward) -> list[Tensor]:
     assert x is not None
     out, *last = outputs = forward_outputs(call)
     weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
-    first = contiguous_or_none(call.initial_states) if work.width > 1 else None
+    first = contiguous_or_none(call.state) if work.width > 1 else None
     channels, steps = _FORWARD[x.stride(1) >= x.stride(2)]
     blocks, segments = _blocks(work.channels, channels), _blocks(work.time, steps)
     arguments = (x, weight, bias, first, *work.cut, out, *strides_of(x), *strides_of(out))
@@ -119,7 +119,7 @@ def backward(call: ConvBackward) -> list[Tensor]:
     found = dx, dweight, dbias, dfirst = empty_gradients(call)
     dout = call.x.new_zeros(()).expand(call.x.shape) if call.dout is None else plain(call.dout)
     assert x is not None and dout is not None
-    first, dlast = (contiguous_or_none(y) if work.width > 1 else None for y in (call.initial_states, call.dlast))
+    first, dlast = (contiguous_or_none(y) if work.width > 1 else None for y in (call.state, call.dlast))
     inputs = (x, contiguous(call.weight), contiguous_or_none(call.bias), first, *work.cut, dout, dlast)
     strides, how = (*strides_of(x), *strides_of(dout)), {"W": work.width, "SILU": call.silu}
     channels, steps = _BACKWARD[x.stride(1) >= x.stride(2)]

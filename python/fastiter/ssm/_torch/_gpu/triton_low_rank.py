@@ -104,10 +104,10 @@ def forward(call: LowRankForward) -> list[Tensor]:
     w, saved = kept or (pairs.q_k.new(*call.v.shape), None)
     if call.lengths is not None:
         w.zero_()
-    if call.initial_state is None:
+    if call.state is None:
         last.zero_()
     else:
-        last.copy_(call.initial_state)
+        last.copy_(call.state)
     for own, _ in pairs.q_k.parts(1):
         part = None if saved is None else saved[:, own]
         _forward_part(pairs.of(own), o[:, :, own], w[:, :, own], last[:, own], part)

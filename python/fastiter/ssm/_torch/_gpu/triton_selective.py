@@ -159,10 +159,10 @@ def forward(call: SelectiveForward) -> list[Tensor]:
     out, last, *states = outputs = forward_outputs(call, _BACKWARD * _LANES)
     if call.lengths is not None:
         out.zero_()
-    if call.initial_state is None:
+    if call.state is None:
         last.zero_()
     else:
-        last.copy_(call.initial_state)
+        last.copy_(call.state)
     signals = (*map(_signal, (call.u, call.delta, call.z)), out)
     A, D, bias = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias))
     B, C = (_projection(x, _FORWARD) for x in (call.B, call.C))

@@ -74,8 +74,8 @@ def causal_conv1d_fn(
     """
     options: dict[str, Any] = {
         "seq_idx": seq_idx,
-        "initial_states": initial_states,
-        "return_final_states": return_final_states,
+        "state": initial_states,
+        "return_last_state": return_final_states,
     }
     found = causal_conv.causal_conv1d(x, weight, bias, **options, activation=activation)
     if isinstance(found, Tensor) or final_states_out is None:

@@ -102,7 +102,7 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute (o, final state or None) of linear attention with fla's conventions, for checked arguments."""
     given = [state.in_order(x) for x in (q, k, v, log_decay)]
-    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens}
+    options: dict[str, Any] = {"state": state.first(), "cu_seqlens": state.cu_seqlens}
     o, last = linear_attention(*given, bonus=bonus, scale=scale, **options)
     return state.in_order(o).to(q.dtype), state.last(last)
 

@@ -42,7 +42,7 @@ def causal_conv1d_fwd(
     check_options("causal_conv1d_fwd", rest)
     signal = x.reshape(*x.shape[:2], -1)
     first = None if initial_state is None else initial_state[..., 1:]
-    options: dict[str, Any] = {"initial_states": first, "activation": activation, "cu_seqlens": cu_seqlens}
+    options: dict[str, Any] = {"state": first, "activation": activation, "cu_seqlens": cu_seqlens}
     y = causal_conv1d(signal.transpose(1, 2), weight, bias, **options)
     assert isinstance(y, Tensor)  # for the type checker
     y = y.transpose(1, 2).reshape(x.shape)

@@ -254,7 +254,7 @@ def mamba_chunk_scan_combined(
     bounds = _bounds(function, cu_seqlens, initial_states, x) if return_varlen_states else None
     given = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     starts = None if labels is None else resets(labels)
-    out, last = ssd(*given, dt_limit=dt_limit, initial_state=initial_states, reset=starts)
+    out, last = ssd(*given, dt_limit=dt_limit, state=initial_states, reset=starts)
     states = [last] if return_final_states else []
     if bounds is not None:
         states.append(ssd(*given, dt_limit=dt_limit, cu_seqlens=bounds)[1])
@@ -333,8 +333,8 @@ def mamba_split_conv1d_scan_combined(
     >>> mamba_split_conv1d_scan_combined(zxbcdt, torch.randn(48, 4), None, bias, A, D, 256, headdim=8).shape
     torch.Size([1, 20, 32])
     """
-    options: dict[str, Any] = {"initial_states": initial_states, "seq_idx": seq_idx, "dt_limit": dt_limit}
-    options |= {"return_final_states": return_final_states, "activation": activation}
+    options: dict[str, Any] = {"state": initial_states, "seq_idx": seq_idx, "dt_limit": dt_limit}
+    options |= {"return_last_state": return_final_states, "activation": activation}
     if rmsnorm_weight is not None:
         options |= {"rmsnorm_weight": rmsnorm_weight, "rmsnorm_eps": rmsnorm_eps}
     options |= {"outproj_weight": outproj_weight, "outproj_bias": outproj_bias}

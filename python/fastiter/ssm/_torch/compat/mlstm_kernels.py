@@ -256,7 +256,7 @@ def mlstm_recurrent_step(
     _check("mlstm_recurrent_step", rest, (q, k, v, i, f), eps, "B, H")
     given = (q[:, None], k[:, None], v[:, None], i.transpose(1, 2), f.transpose(1, 2))
     initial = _state("mlstm_recurrent_step", q, v, {"c": c, "n": n, "m": m})
-    h, (C, N, M) = mlstm(*given, initial_state=initial, eps=eps)
+    h, (C, N, M) = mlstm(*given, state=initial, eps=eps)
     return h[:, 0], (C.to(dtype_state), N.to(dtype_state), M[..., None].to(dtype_state))
 
 
@@ -327,7 +327,7 @@ def _run(
     normalizer_gradient: bool,
 ) -> Tensor | tuple[Tensor, States]:
     given = [x.transpose(1, 2) for x in (q, k, v, i, f)]
-    h, last = mlstm(*given, initial_state=initial, eps=eps, normalizer_gradient=normalizer_gradient)
+    h, last = mlstm(*given, state=initial, eps=eps, normalizer_gradient=normalizer_gradient)
     h = h.transpose(1, 2)
     return (h, (last[0], last[1], last[2][..., None])) if return_last_states else h
 
