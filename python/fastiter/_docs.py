@@ -38,7 +38,8 @@ def documented(parts: Mapping[str, str]) -> Callable[[F], F]:
 def documented_like(function: Callable[..., Any], after: str = "", more: str = "") -> Callable[[F], F]:
     """Return a decorator that fills ``%(sections)s`` of a tensor function from the docstring of its array counterpart.
 
-    These are the sections from Parameters to Raises, with arrays replaced by tensors and without ``backend``.
+    These are the sections from Parameters to Raises, with arrays replaced by tensors and without parameters that the
+    tensor function does not have.
 
     Parameters
     ----------
@@ -48,20 +49,24 @@ def documented_like(function: Callable[..., Any], after: str = "", more: str = "
         The name of a parameter, and the text of further parameters to insert after it.
     """
     sections = _sections(function)
-    entries = re.split(r"\n(?=\S)", sections.get("Parameters", ""))
-    chosen = []
-    for entry in entries:
-        name = entry.partition(" :")[0]
-        if name != "backend":
-            chosen.append(entry)
-        if name == after:
-            chosen.append(inspect.cleandoc(more))
-    sections["Parameters"] = "\n".join(chosen)
-    present = (name for name in ("Parameters", "Returns", "Raises") if name in sections)
-    text = "\n\n".join(f"{name}\n{'-' * len(name)}\n{sections[name]}" for name in present)
-    for array, tensor in (("ndarray", "Tensor"), ("bfloat16 (of ml_dtypes)", "bfloat16"), ("NumPy", "torch")):
-        text = text.replace(array, tensor)
-    return documented({"sections": text})
+    entries = re.split(r"\n(?=\S)", sections.pop("Parameters", ""))
+
+    def decorate(own: F) -> F:
+        parameters, chosen = inspect.signature(own).parameters, []
+        for entry in entries:
+            name = entry.partition(" :")[0]
+            if name.split(", ")[0] in parameters:
+                chosen.append(entry)
+            if name == after:
+                chosen.append(inspect.cleandoc(more))
+        every = {"Parameters": "\n".join(chosen), **sections}
+        present = (name for name in ("Parameters", "Returns", "Raises") if name in every)
+        text = "\n\n".join(f"{name}\n{'-' * len(name)}\n{every[name]}" for name in present)
+        for array, tensor in (("ndarray", "Tensor"), ("bfloat16 (of ml_dtypes)", "bfloat16"), ("NumPy", "torch")):
+            text = text.replace(array, tensor)
+        return documented({"sections": text})(own)
+
+    return decorate
 
 
 def parts_of(function: Callable[..., Any]) -> dict[str, str]:

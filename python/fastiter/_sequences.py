@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from ._array_like import as_flags
 from ._check import Array, integers, type_name
 
 Shape = tuple[int, ...]
+Result = TypeVar("Result")
 
 
 class Sequences(NamedTuple):
@@ -68,6 +69,28 @@ def in_reverse(sequences: Sequences, time: int, *arrays: Any) -> tuple[Any, ...]
     index = np.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
     rows = np.arange(len(lengths))[:, None]
     return tuple([None if x is None else x[rows, index] for x in arrays])
+
+
+def backwards(
+    run: Callable[[Sequence[Any], Sequences, Array], Result],
+    arrays: Sequence[Array | None],
+    cut: Sequences,
+    out: Array,
+) -> Result:
+    """Call ``run`` with the steps of each sequence of arrays (B, T, ...) and of ``out`` in reversed order.
+
+    Whole rows are views, except those with contiguous time, which kernels read and write fast only forwards.
+    """
+    batch, time = out.shape[:2]
+    flags = None if cut.reset is None else np.broadcast_to(cut.reset, (batch, time))
+    *turned, flags = in_reverse(cut, time, *arrays, flags)
+    turned = [x.copy("K") if x is not None and x.strides[1] == -x.itemsize else x for x in turned]
+    is_view = cut.lengths is None and cut.cu_seqlens is None and out.strides[1] != out.itemsize
+    target = out[:, ::-1] if is_view else np.empty_like(out)
+    result = run(turned, cut._replace(reset=flags), target)
+    if not is_view:
+        (out[...],) = in_reverse(cut, time, target)
+    return result
 
 
 def as_parts(cell_states: Sequence[str], state: Any) -> Any:

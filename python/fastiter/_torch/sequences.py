@@ -31,12 +31,21 @@ _WHOLE_ROWS = Sequences(None, None, None)
 
 
 def checked_sequences(
-    function: str, x: Tensor, reset: Tensor | None, lengths: Integers | None, cu_seqlens: Integers | None, name: str
+    function: str,
+    x: Tensor,
+    reset: Tensor | None,
+    lengths: Integers | None,
+    cu_seqlens: Integers | None,
+    name: str,
+    size: tuple[int, int] | None = None,
 ) -> Sequences:
-    """Check the arguments that divide the steps of x (B, T, ...), the argument called ``name``, into sequences."""
+    """Check the arguments that divide the steps of x, the argument called ``name``, into sequences.
+
+    ``size`` is B and T, by default the sizes of the first two axes of x.
+    """
     if reset is None and lengths is None and cu_seqlens is None:
         return _WHOLE_ROWS
-    batch, time = x.shape[:2]
+    batch, time = x.shape[:2] if size is None else size
     if reset is not None:
         check_reset(function, reset, x, batch, time, name)
     if cu_seqlens is not None:
@@ -65,6 +74,13 @@ def in_reverse(function: str, sequences: Sequences, *tensors: Tensor | None) -> 
     index = torch.where(t < ends, ends - 1 - t, t).clamp(0, max(time - 1, 0))
     rows = torch.arange(batch, device=index.device).unsqueeze(1)
     return tuple([None if x is None else x[rows, index] for x in tensors])
+
+
+def backwards(function: str, sequences: Sequences, *tensors: Any) -> tuple[list[Any], Sequences]:
+    """Return tensors (B, T, ...), and their division into sequences, with the steps of each sequence reversed."""
+    flags = None if sequences.reset is None else sequences.reset.expand(tensors[0].shape[:2])
+    *turned, flags = in_reverse(function, sequences, *tensors, flags)
+    return turned, sequences._replace(reset=flags)
 
 
 def check_values(function: str, batch: int, time: int, lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from .. import _core
 from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty, unit_stride
-from .._sequences import Sequences, as_part, checked_sequences, in_reverse
+from .._sequences import Sequences, as_part, backwards, checked_sequences
 from ._plan import Plan, Sizes, check_shapes, check_state, plan
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -62,8 +63,8 @@ def delta_scan(
     chunk : int
         The number of factors per chunk for method "chunk", 1 to 256.
     reverse : bool
-        Run from the last step to the first, on reversed copies of the arguments; the factors of a step keep their
-        order.
+        From the last step to the first; tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
+        The factors of a step keep their order.
     reset : bool ndarray (B, T) or (T,), optional
         True where a new sequence begins: the state before this step, including an initial ``state``, counts as zero.
     lengths : integers (B,), optional
@@ -114,7 +115,8 @@ def delta_scan(
     run = choose(function, _BACKENDS, backend, q)
     if is_cuda(run):
         cut = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        return run(q, k, v, beta, state, decay=decay, method=method, chunk=chunk, **cut, out=out)
+        result: tuple[Array, Array] = run(q, k, v, beta, state, decay=decay, method=method, chunk=chunk, **cut, out=out)
+        return result
     check_flag(function, "reverse", reverse)
     state = as_part(state)
     every = ("q", "k", "v", "beta", "state", "decay"), (q, k, v, beta, state, decay)
@@ -133,15 +135,15 @@ def delta_scan(
     )
     if out is not None:
         check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
-    if not reverse:
-        return run(sizes, chosen, q, k, v, beta, state, decay, rows, out)
-    flags = None if rows.reset is None else np.broadcast_to(rows.reset, q.shape[:2])
-    q, k, v, beta, decay, flags = in_reverse(rows, sizes.time, q, k, v, beta, decay, flags)
-    o, last = run(sizes, chosen, q, k, v, beta, state, decay, rows._replace(reset=flags), None)
-    (o,) = in_reverse(rows, sizes.time, o)
-    if out is not None:
-        out[...] = o
-    return np.ascontiguousarray(o) if out is None else out, last
+    o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else out
+
+    def run_on(timed: Sequence[Any], rows: Sequences, o: Array) -> Array:
+        *inputs, decay = timed
+        last: Array = run(sizes, chosen, *inputs, state, decay, rows, o)
+        return last
+
+    timed = (q, k, v, beta, decay)
+    return o, backwards(run_on, timed, rows, o) if reverse else run_on(timed, rows, o)
 
 
 def _shape(sizes: Sizes, chosen: Plan, rows: Sequences) -> tuple[Any, ...]:
@@ -163,16 +165,16 @@ def _cpu(
     state: Array | None,
     decay: Array | None,
     rows: Sequences,
-    out: Array | None,
-) -> tuple[Array, Array]:
-    o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else unit_stride(out)
+    out: Array,
+) -> Array:
+    o = unit_stride(out)
     last = empty((rows.count(sizes.batch), sizes.heads, sizes.keys, sizes.values), q.dtype)
     arrays = (unit_stride(q), unit_stride(k), unit_stride(v), np.ascontiguousarray(beta))
     decay, state = (None if x is None else np.ascontiguousarray(x) for x in (decay, state))
     _core.delta.forward(_shape(sizes, chosen, rows), *arrays, decay, state, o, last, None, None)
-    if out is not None and o is not out:
+    if o is not out:
         out[...] = o
-    return o if out is None else out, last
+    return last
 
 
 def _reference(
@@ -185,17 +187,15 @@ def _reference(
     state: Array | None,
     decay: Array | None,
     rows: Sequences,
-    out: Array | None,
-) -> tuple[Array, Array]:
+    out: Array,
+) -> Array:
     from . import reference
 
-    o, last = reference.delta_scan(q, k, v, beta, state, decay=decay, **rows._asdict())
-    if out is not None:
-        out[...] = o
-    return o if out is None else out, last
+    out[...], last = reference.delta_scan(q, k, v, beta, state, decay=decay, **rows._asdict())
+    return last
 
 
-_BACKENDS: Backends[tuple[Array, Array]] = {
+_BACKENDS: Backends[Any] = {
     "cpu": _cpu,
     "cuda": Cuda("fastiter.torch", "delta_scan"),
     "reference": _reference,

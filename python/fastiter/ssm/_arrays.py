@@ -1,63 +1,25 @@
-"""Checks shared by the functions of the family: the division into sequences, dtypes and layouts of arrays."""
+"""Checks and layouts of arrays shared by the functions of the family."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .._array_like import as_arrays, as_flags
-from .._check import integers, type_name
-from .._sequences import check_bounds, check_lengths, check_packing, check_reset_shape
+from .. import _check
+from .._array_like import as_arrays
 
 Array: TypeAlias = npt.NDArray[Any]
 #: Dtypes in which arrays may be stored
 STORED = ("float32", "float64", "float16", "bfloat16")
 
 
-class Cut(NamedTuple):
-    """The division of the steps into sequences."""
-
-    reset: Array | None
-    lengths: Array | None
-    cu_seqlens: Array | None
-
-    def count(self, batch: int) -> int:
-        return batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
-
-
-def checked_cut(
-    function: str,
-    batch: int,
-    time: int,
-    reset: object,
-    lengths: npt.ArrayLike | None,
-    cu_seqlens: npt.ArrayLike | None,
-    first: str,
-) -> Cut:
-    """Check and return the arguments; ``first`` is the name of the argument whose B and T they must match."""
-    flags = whole = None
-    if reset is not None:
-        reset = as_flags(function, "reset", reset)
-        if not isinstance(reset, np.ndarray) or reset.dtype != np.bool_:
-            got = f"dtype {reset.dtype}" if isinstance(reset, np.ndarray) else type_name(reset)
-            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {got}")
-        check_reset_shape(function, reset.shape, batch, time)
-        flags = np.ascontiguousarray(reset)
-    if cu_seqlens is not None:
-        check_packing(function, batch, lengths, first)
-        bounds = integers(function, "cu_seqlens", cu_seqlens)
-        start, end = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
-        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
-        check_bounds(function, bounds.shape, start, end, falls, time)
-        return Cut(flags, None, bounds)
-    if lengths is not None:
-        whole = integers(function, "lengths", lengths)
-        least, most = int(whole.min(initial=0)), int(whole.max(initial=0))
-        check_lengths(function, whole.shape, least, most, batch, time)
-    return Cut(flags, whole, None)
+def check_out(function: str, out: object, first: str, arrays: Mapping[str, Array], reset: Array | None) -> None:
+    """Check that ``out`` is like the argument ``first`` and shares no memory with any argument."""
+    named = {first: arrays[first], **arrays} | ({} if reset is None else {"reset": reset})
+    _check.check_out(function, out, arrays[first].shape, tuple(named), tuple(named.values()), STORED)
 
 
 def from_likes(function: str, **given: Any) -> Sequence[Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backend, Backends, choose
-from .._check import check_array, empty
-from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed, from_likes
+from .._check import check_array, check_flag, empty
+from .._sequences import Sequences, backwards, checked_sequences
+from ._arrays import STORED, Array, aligned, check_out, computed, from_likes
 from ._attention_shapes import (
     AttentionSizes,
     check_attention_shapes,
@@ -19,6 +20,19 @@ from ._attention_shapes import (
     check_one_decay,
     checked_scale,
 )
+
+
+class _Call(NamedTuple):
+    """The checked arguments; the decay has all steps."""
+
+    q: Array
+    k: Array
+    v: Array
+    decay: Array | None
+    bonus: Array | None
+    state: Array | None
+    scale: float
+    is_log: bool
 
 
 def linear_attention(
@@ -31,9 +45,11 @@ def linear_attention(
     bonus: Array | None = None,
     scale: float = 1.0,
     state: Array | None = None,
+    reverse: bool = False,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
     backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t]: attention whose memory is a matrix for each head.
@@ -60,6 +76,8 @@ def linear_attention(
         A factor of q.
     state : ndarray (B, N, K, V), float32 or float64, optional
         State before the first step; zero by default.
+    reverse : bool
+        From the last step to the first; tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
     lengths : integers (B,), optional
@@ -67,6 +85,8 @@ def linear_attention(
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
         are then (S, N, K, V).
+    out : ndarray (B, T, N, V), optional
+        Where o is written, with any strides.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in plain NumPy.
 
@@ -115,11 +135,19 @@ def linear_attention(
     check_one_decay(function, log_decay, decay)
     factor = checked_scale(function, scale, q.dtype == np.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in arrays.items()})
-    cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
     if state is not None:
         count = cut.count(sizes.batch)
         check_attention_state(function, state.shape, count, sizes, cut.cu_seqlens is not None)
-    return run(sizes, given, factor, state, cut)
+    if out is not None:
+        check_out(function, out, "v", arrays, cut.reset)
+    o = empty(v.shape, v.dtype) if out is None else out
+    factors, is_log = decay_of(sizes, log_decay, decay)
+    call = _Call(q, k, v, factors, bonus, state, factor, is_log)
+    if reverse:
+        return o, backwards(lambda x, cut, o: run(sizes, _Call._make([*x, *call[4:]]), cut, o), call[:4], cut, o)
+    return o, run(sizes, call, cut, o)
 
 
 def check_attention_dtypes(function: str, arrays: Mapping[str, Any], exact: Collection[str]) -> None:
@@ -143,41 +171,31 @@ def decay_of(sizes: AttentionSizes, log_decay: Array | None, decay: Array | None
     return found, log_decay is not None
 
 
-def _cpu(
-    sizes: AttentionSizes, given: Mapping[str, Array | None], scale: float, initial: Array | None, cut: Cut
-) -> tuple[Array, Array]:
-    q, k, v = (given[name] for name in ("q", "k", "v"))
-    assert q is not None  # for the type checker, as is v
-    assert v is not None
-    decay, is_log = decay_of(sizes, given["log_decay"], given["decay"])
+def _cpu(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> Array:
     count = cut.count(sizes.batch)
-    o, last = empty(v.shape, v.dtype), empty(sizes.states(count), computed(q))
-    bonus, first = (None if x is None else np.ascontiguousarray(x) for x in (given["bonus"], initial))
-    inputs = (aligned(q), aligned(k), aligned(v), aligned(decay), bonus, first)
+    last = empty(sizes.states(count), computed(call.q))
+    bonus, first = (None if x is None else np.ascontiguousarray(x) for x in (call.bonus, call.state))
+    inputs = (*(aligned(x) for x in call[:4]), bonus, first)
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
-    _core.ssm.attention_forward((work, *numbers, scale, is_log), inputs, None, o, last, None)
-    return o, last
+    o = aligned(out)
+    _core.ssm.attention_forward((work, *numbers, call.scale, call.is_log), inputs, None, o, last, None)
+    if o is not out:
+        out[...] = o
+    return last
 
 
-def _reference(
-    sizes: AttentionSizes, given: Mapping[str, Array | None], scale: float, initial: Array | None, cut: Cut
-) -> tuple[Array, Array]:
+def _reference(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> Array:
     from . import reference
     from . import reference_attention as specification
 
-    q, k, v = (given[name] for name in ("q", "k", "v"))
-    assert q is not None
-    assert k is not None
-    assert v is not None
-    decay, is_log = decay_of(sizes, given["log_decay"], given["decay"])
-    dtype = computed(q)
-    decay, bonus, first = (None if x is None else x.astype(dtype) for x in (decay, given["bonus"], initial))
-    factors = decay if decay is None or not is_log else np.exp(decay)
-    cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
-    q, k, v_given, v = q.astype(dtype), k.astype(dtype), v, v.astype(dtype)
-    o, last = specification.linear_attention(q, k, v, factors, bonus, scale, state=first, cut=cuts)
-    return o.astype(v_given.dtype), last
+    dtype = computed(call.q)
+    q, k, v = (x.astype(dtype) for x in call[:3])
+    decay, bonus, first = (None if x is None else x.astype(dtype) for x in (call.decay, call.bonus, call.state))
+    factors = decay if decay is None or not call.is_log else np.exp(decay)
+    cuts = reference.Cut(*cut)
+    out[...], last = specification.linear_attention(q, k, v, factors, bonus, call.scale, state=first, cut=cuts)
+    return last
 
 
-BACKENDS: Backends[tuple[Array, Array]] = {"cpu": _cpu, "reference": _reference}
+BACKENDS: Backends[Array] = {"cpu": _cpu, "reference": _reference}

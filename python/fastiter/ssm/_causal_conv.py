@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backend, Backends, choose
 from .._check import check_array, check_flag, check_room, empty, integers
-from .._sequences import check_bounds
-from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed, from_likes
+from .._sequences import Sequences, backwards, check_bounds, checked_sequences
+from ._arrays import STORED, Array, aligned, check_out, computed, from_likes
 from ._conv_shapes import (
     Activation,
     ConvSizes,
@@ -33,12 +33,12 @@ class _Call(NamedTuple):
     """The checked arguments of a convolution."""
 
     x: Array
+    seq_idx: Array | None
     weight: Array
     bias: Array | None
     state: Array | None
-    seq_idx: Array | None
     silu: bool
-    cut: Cut
+    keeps_last: bool
 
 
 def causal_conv1d(
@@ -50,8 +50,10 @@ def causal_conv1d(
     state: Array | None = None,
     return_last_state: bool = False,
     activation: Activation | None = None,
+    reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
     backend: Backend | None = None,
 ) -> Array | tuple[Array, Array]:
     """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel is convolved with its own W taps.
@@ -77,11 +79,16 @@ def causal_conv1d(
         Also return the last W - 1 inputs of each sequence.
     activation : {None, "silu", "swish"}
         The function act: none, or x / (1 + e^-x), which has both names.
+    reverse : bool
+        From the last step to the first: the taps are those of later steps, and the states are in this order, too;
+        tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their output is 0.
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
         are then (S, D, W - 1).
+    out : ndarray (B, D, T), optional
+        Where the output is written, with any strides.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in plain NumPy.
 
@@ -125,11 +132,17 @@ def causal_conv1d(
         others = {"state": state, "lengths": lengths, "cu_seqlens": cu_seqlens}
         absent = {name: y is not None for name, y in others.items()}
         labels = _checked_labels(function, seq_idx, sizes, {**absent, "return_last_state": return_last_state})
-    cut = checked_cut(function, sizes.batch, sizes.time, None, lengths, cu_seqlens, "x")
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, sizes.batch, sizes.time, None, lengths, cu_seqlens, "x")
     if state is not None:
         count, packed = cut.count(sizes.batch), cut.cu_seqlens is not None
         check_conv_state(function, state.shape, count, sizes, packed)
-    out, last = run(_Call(x, weight, bias, state, labels, silu, cut), return_last_state)
+    if out is None:
+        out = like(x)
+    else:
+        check_out(function, out, "x", given, None)
+    call = _Call(x, labels, weight, bias, state, silu, return_last_state)
+    last = _backwards(run, call, cut, out) if reverse else run(call, cut, out)
     return out if last is None else (out, last)
 
 
@@ -166,38 +179,44 @@ def _filter(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array |
     return np.ascontiguousarray(weight, dtype), None if bias is None else np.ascontiguousarray(bias, dtype)
 
 
-def _cpu(call: _Call, keeps_last: bool) -> tuple[Array, Array | None]:
-    x, cut = call.x, call.cut
+def _cpu(call: _Call, cut: Sequences, out: Array) -> Array | None:
+    x = call.x
     (batch, channels, time), width = x.shape, call.weight.shape[1]
     count = cut.count(batch)
-    out, last = like(x), empty((count, channels, width - 1), x.dtype) if keeps_last else None
-    shape = ((count, time, cut.lengths, cut.cu_seqlens, None), channels, width, call.silu, call.seq_idx)
+    last = empty((count, channels, width - 1), x.dtype) if call.keeps_last else None
+    labels = None if call.seq_idx is None else np.ascontiguousarray(call.seq_idx)
+    shape = ((count, time, cut.lengths, cut.cu_seqlens, None), channels, width, call.silu, labels)
     weight, bias = _filter(x, call.weight, call.bias)
     first = None if call.state is None or width == 1 else aligned(call.state)
-    _core.ssm.conv_forward(shape, aligned(x), out, weight, bias, first, None if width == 1 else last)
-    return out, last
+    written = aligned(out)
+    _core.ssm.conv_forward(shape, aligned(x), written, weight, bias, first, None if width == 1 else last)
+    if written is not out:
+        out[...] = written
+    return last
 
 
-def _reference(call: _Call, keeps_last: bool) -> tuple[Array, Array | None]:
+def _reference(call: _Call, cut: Sequences, out: Array) -> Array | None:
     from . import reference, reference_conv
 
     dtype = computed(call.x)
-    x, weight, bias, first = (None if y is None else y.astype(dtype) for y in call[:4])
-    assert x is not None  # for the type checker, as is weight
-    assert weight is not None
-    out, last = reference_conv.causal_conv1d(
-        x,
-        weight,
-        bias,
-        seq_idx=call.seq_idx,
-        state=first,
-        activation=call.silu,
-        cut=reference.Cut(*call.cut),
-    )
-    return out.astype(call.x.dtype), last.astype(call.x.dtype) if keeps_last else None
+    x, weight = call.x.astype(dtype), call.weight.astype(dtype)
+    bias, first = (None if y is None else y.astype(dtype) for y in (call.bias, call.state))
+    options: dict[str, Any] = {"state": first, "activation": call.silu, "cut": reference.Cut(*cut)}
+    out[...], last = reference_conv.causal_conv1d(x, weight, bias, seq_idx=call.seq_idx, **options)
+    return last.astype(call.x.dtype) if call.keeps_last else None
 
 
-_BACKENDS: Backends[tuple[Array, Array | None]] = {"cpu": _cpu, "reference": _reference}
+def _backwards(run: Callable[..., Array | None], call: _Call, cut: Sequences, out: Array) -> Array | None:
+    """Convolve from the last step to the first."""
+
+    def run_on(timed: Sequence[Any], cut: Sequences, out: Array) -> Array | None:
+        x, labels = timed
+        return run(call._replace(x=np.moveaxis(x, 1, -1), seq_idx=labels), cut, np.moveaxis(out, 1, -1))
+
+    return backwards(run_on, [np.moveaxis(call.x, -1, 1), call.seq_idx], cut, np.moveaxis(out, -1, 1))
+
+
+_BACKENDS: Backends[Array | None] = {"cpu": _cpu, "reference": _reference}
 
 
 def causal_conv1d_update(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,24 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backend, Backends, choose
 from .._check import check_apart, check_array, check_flag, check_room, empty, integers
-from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed, from_likes
-from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, may_be_complex
+from .._sequences import Sequences, backwards, checked_sequences
+from ._arrays import STORED, Array, aligned, check_out, computed, from_likes
+from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, given_of, may_be_complex
 
-_OPTIONAL = ("D", "z", "delta_bias", "dt_bias")
+
+class _Call(NamedTuple):
+    """The checked arguments, those with an axis of steps first; B and C have groups or are fixed."""
+
+    u: Array
+    delta: Array
+    z: Array | None
+    B: Array
+    C: Array
+    A: Array
+    D: Array | None
+    delta_bias: Array | None
+    state: Array | None
+    softplus: bool
 
 
 def selective_scan(
@@ -30,9 +44,11 @@ def selective_scan(
     return_last_state: bool = False,
     *,
     state: Array | None = None,
+    reverse: bool = False,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
     backend: Backend | None = None,
 ) -> Array | tuple[Array, Array]:
     """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): the recurrence of Mamba.
@@ -65,6 +81,8 @@ def selective_scan(
         Also return the last state.
     state : ndarray (B, D, N), optional
         State before the first step; zero by default; dtype of A.
+    reverse : bool
+        From the last step to the first; tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
     lengths : integers (B,), optional
@@ -72,6 +90,8 @@ def selective_scan(
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
         are then (S, D, N).
+    out : ndarray (B, D, T), optional
+        Where the output is written, with any strides.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in plain NumPy.
 
@@ -118,20 +138,20 @@ def selective_scan(
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     check_flag(function, "delta_softplus", delta_softplus)
     check_flag(function, "return_last_state", return_last_state)
+    check_flag(function, "reverse", reverse)
     arrays = given_of({**given, "state": state}, "state")
     is_complex = _check_dtypes(function, arrays)
     sizes = check_shapes(function, {name: x.shape for name, x in arrays.items()}, is_complex)
-    cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "u")
+    cut = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "u")
     if state is not None:
         check_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
-    out, last = run(sizes, given, delta_softplus, state, cut)
+    if out is None:
+        out = like(u)
+    else:
+        check_out(function, out, "u", arrays, cut.reset)
+    call = _Call(u, delta, z, _grouped(B), _grouped(C), A, D, delta_bias, state, delta_softplus)
+    last = _backwards(run, sizes, call, cut, out) if reverse else run(sizes, call, cut, out)
     return (out, last) if return_last_state else out
-
-
-def given_of(arguments: Mapping[str, Any], *optional: str) -> dict[str, Any]:
-    """Return the arguments without those that are None and optional, by themselves or in this call."""
-    absent = (*_OPTIONAL, *optional)
-    return {name: x for name, x in arguments.items() if x is not None or name not in absent}
 
 
 def _check_dtypes(function: str, arrays: Mapping[str, Any], first: str = "u") -> bool:
@@ -171,46 +191,54 @@ def like(u: Array) -> Array:
     return empty(u.shape, u.dtype)
 
 
-def _cpu(
-    sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: Cut
-) -> tuple[Array, Array]:
-    u, delta, A, B, C, D, z, delta_bias = given.values()
-    assert u is not None  # for the type checker, as are A, B and C
-    assert A is not None
-    assert B is not None
-    assert C is not None
+def _cpu(sizes: Sizes, call: _Call, cut: Sequences, out: Array) -> Array:
     count = cut.count(sizes.batch)
-    out, last = like(u), empty((count, sizes.channels, sizes.states), A.dtype)
+    last = empty((count, sizes.channels, sizes.states), call.A.dtype)
     sequences = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
-    shape = (sequences, sizes.channels, sizes.groups, sizes.states, softplus, A.dtype.kind == "c")
-    weights: list[Any] = [None if x is None else np.ascontiguousarray(x) for x in (A, D, delta_bias, initial)]
-    projections: list[Any] = [np.ascontiguousarray(x) if x.ndim == 2 else aligned(_grouped(x)) for x in (B, C)]
-    A, D, delta_bias, initial = weights
-    signals, (B, C) = (aligned(u), aligned(delta), aligned(z), out), projections
-    _core.ssm.selective_forward(shape, *signals, A, B, C, D, delta_bias, initial, last, None)
-    return out, last
+    shape = (sequences, sizes.channels, sizes.groups, sizes.states, call.softplus, call.A.dtype.kind == "c")
+    A, D, delta_bias, first = (None if x is None else np.ascontiguousarray(x) for x in call[5:9])
+    B, C = (np.ascontiguousarray(x) if x.ndim == 2 else aligned(x) for x in (call.B, call.C))
+    written: Any = aligned(out)
+    signals = (aligned(call.u), aligned(call.delta), aligned(call.z), written)
+    _core.ssm.selective_forward(shape, *signals, A, B, C, D, delta_bias, first, last, None)
+    if written is not out:
+        out[...] = written
+    return last
 
 
-def _reference(
-    sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: Cut
-) -> tuple[Array, Array]:
+def _reference(sizes: Sizes, call: _Call, cut: Sequences, out: Array) -> Array:
     from . import reference
 
-    u, A = given["u"], given["A"]
-    assert u is not None
-    assert A is not None
-    dtype, given_dtype = computed(u), u.dtype
-    wide: list[Any] = [None if x is None else x if x.dtype.kind == "c" else x.astype(dtype) for x in given.values()]
-    wide[3:5] = [_grouped(x) for x in wide[3:5]]
-    if A.dtype.kind == "c":
-        wide[3:5] = [x if x.ndim == 2 else reference.paired(x) for x in wide[3:5]]
-    arguments: dict[str, Any] = dict(zip(given, wide, strict=True))
-    cuts = reference.Cut(*cut)
-    out, last = reference.selective_scan(**arguments, delta_softplus=softplus, state=initial, cut=cuts)
-    return out.astype(given_dtype), last
+    dtype = computed(call.u)
+    wide: list[Any] = [x if x is None or x.dtype.kind == "c" else x.astype(dtype) for x in call[:9]]
+    u, delta, z, B, C, A, D, delta_bias, state = wide
+    if call.A.dtype.kind == "c":
+        B, C = (x if x.ndim == 2 else reference.paired(x) for x in (B, C))
+    given = (u, delta, A, B, C, D, z, delta_bias, call.softplus)
+    out[...], last = reference.selective_scan(*given, state=state, cut=reference.Cut(*cut))
+    return last
 
 
-_BACKENDS: Backends[tuple[Array, Array]] = {"cpu": _cpu, "reference": _reference}
+def _backwards(run: Callable[..., Array], sizes: Sizes, call: _Call, cut: Sequences, out: Array) -> Array:
+    """Compute a scan from the last step to the first."""
+    varying = [place for place, x in enumerate(call[:5]) if x is not None and x.ndim > 2]
+
+    def run_on(timed: Sequence[Array], cut: Sequences, out: Array) -> Array:
+        every = list(call)
+        for place, x in zip(varying, timed, strict=True):
+            x = np.moveaxis(x, 1, -2)
+            every[place] = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+        return run(sizes, _Call._make(every), cut, np.moveaxis(out, 1, -1))
+
+    timed: list[Array] = []
+    signals: list[Any] = [call[place] for place in varying]
+    for x in signals:
+        numbers = x.shape[-1] // max(sizes.time, 1)  # real and imaginary parts are pairs along the last axis
+        timed.append(np.moveaxis(x.reshape(*x.shape[:-1], sizes.time, numbers), -2, 1))
+    return backwards(run_on, timed, cut, np.moveaxis(out, -1, 1))
+
+
+_BACKENDS: Backends[Array] = {"cpu": _cpu, "reference": _reference}
 
 
 def selective_state_update(

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backend, Backends, choose
-from .._check import empty
-from ._arrays import Array, Cut, aligned, checked_cut, computed, from_likes
+from .._check import check_flag, empty
+from .._sequences import Sequences, backwards, checked_sequences
+from ._arrays import Array, aligned, check_out, computed, from_likes
 from ._attention import check_attention_dtypes, decay_of
 from ._attention_shapes import (
     AttentionSizes,
@@ -47,9 +48,11 @@ def dplr_delta_rule(
     decay: Array | None = None,
     scale: float = 1.0,
     state: Array | None = None,
+    reverse: bool = False,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
     backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t].
@@ -72,6 +75,8 @@ def dplr_delta_rule(
         A factor of q.
     state : ndarray (B, N, K, V), float32 or float64, optional
         State before the first step; zero by default.
+    reverse : bool
+        From the last step to the first; tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
     lengths : integers (B,), optional
@@ -79,6 +84,8 @@ def dplr_delta_rule(
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
         are then (S, N, K, V).
+    out : ndarray (B, T, N, V), optional
+        Where o is written, with any strides.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in plain NumPy.
 
@@ -128,41 +135,46 @@ def dplr_delta_rule(
     shapes = {name: x.shape for name, x in arrays.items()}
     sizes = check_attention_shapes(function, shapes)
     check_correction_shapes(function, shapes, sizes)
-    cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
     if state is not None:
         count = cut.count(sizes.batch)
         check_attention_state(function, state.shape, count, sizes, cut.cu_seqlens is not None)
+    if out is not None:
+        check_out(function, out, "v", arrays, cut.reset)
+    o = empty(v.shape, v.dtype) if out is None else out
     every, is_log = decay_of(sizes, log_decay, decay)
-    return run(sizes, _Call(q, k, v, every, a, b, state, is_log, factor), cut)
+    call = _Call(q, k, v, every, a, b, state, is_log, factor)
+    if reverse:
+        return o, backwards(lambda x, cut, o: run(sizes, _Call._make([*x, *call[6:]]), cut, o), call[:6], cut, o)
+    return o, run(sizes, call, cut, o)
 
 
-def _cpu(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, Array]:
+def _cpu(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> Array:
     count = cut.count(sizes.batch)
-    o, last = empty(call.v.shape, call.v.dtype), empty(sizes.states(count), computed(call.q))
+    o, last = aligned(out), empty(sizes.states(count), computed(call.q))
     first = None if call.state is None else np.ascontiguousarray(call.state)
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
     inputs: tuple[Any, ...] = (*(aligned(x) for x in call[:6]), None, first)
     _core.ssm.low_rank_forward((work, *numbers, call.scale, call.is_log), inputs, o, last, None, None)
-    return o, last
+    if o is not out:
+        out[...] = o
+    return last
 
 
-def _reference(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, Array]:
+def _reference(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> Array:
     from . import reference, reference_attention
 
     dtype = computed(call.q)
-    q, k, v, decay, a, b, first = (None if x is None else x.astype(dtype) for x in call[:7])
-    assert q is not None  # for the type checker
-    assert k is not None
-    assert v is not None
-    assert a is not None
-    assert b is not None
+    q, k, v, a, b = (x.astype(dtype) for x in (*call[:3], call.a, call.b))
+    decay, first = (None if x is None else x.astype(dtype) for x in (call.decay, call.state))
     factors = decay if decay is None or not call.is_log else np.exp(decay)
-    cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
-    o, last = reference_attention.linear_attention(
+    cuts = reference.Cut(*cut)
+    out[...], last = reference_attention.linear_attention(
         q, k, v, factors, None, call.scale, state=first, cut=cuts, correction=(a, b)
     )
-    return o.astype(call.v.dtype), last
+    return last
 
 
-_BACKENDS: Backends[tuple[Array, Array]] = {"cpu": _cpu, "reference": _reference}
+_BACKENDS: Backends[Array] = {"cpu": _cpu, "reference": _reference}

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backend, Backends, choose
-from .._check import empty
-from ._arrays import Array, Cut, aligned, checked_cut, computed, from_likes
+from .._check import check_flag, empty
+from .._sequences import Sequences, backwards, checked_sequences
+from ._arrays import Array, aligned, check_out, computed, from_likes
 from ._attention import check_attention_dtypes
 from ._attention_shapes import AttentionSizes
 from ._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
@@ -41,9 +42,11 @@ def mlstm(
     state: State | None = None,
     scale: float | None = None,
     eps: float = 1e-6,
+    reverse: bool = False,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
     backend: Backend | None = None,
 ) -> tuple[Array, State]:
     """C = F C + I k v^T, n = F n + I k, h = C^T q / (max(|n q|, e^-m) + eps): xLSTM's mLSTM.
@@ -66,6 +69,8 @@ def mlstm(
         A factor of q; 1 / sqrt(K) by default.
     eps : float
         Added to the divisor.
+    reverse : bool
+        From the last step to the first; tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state, including m, counts as zero.
     lengths : integers (B,), optional
@@ -73,6 +78,8 @@ def mlstm(
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
         then have S rows.
+    out : ndarray (B, T, N, V), optional
+        Where h is written, with any strides.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in plain NumPy.
 
@@ -119,38 +126,44 @@ def mlstm(
     check_attention_dtypes(function, {**given, **named}, tuple(named))
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in given.items()})
     numbers = checked_numbers(function, scale, eps, sizes.keys, q.dtype == np.float64)
-    cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
     if named:
         check_mlstm_state(function, {name: x.shape for name, x in named.items()}, cut.count(sizes.batch), sizes)
-    return run(sizes, _Call(q, k, v, i, f, parts, *numbers), cut)
+    if out is not None:
+        check_out(function, out, "v", {**given, **named}, cut.reset)
+    h = empty(v.shape, v.dtype) if out is None else out
+    call = _Call(q, k, v, i, f, parts, *numbers)
+    if reverse:
+        return h, backwards(lambda x, cut, h: run(sizes, _Call._make([*x, *call[5:]]), cut, h), call[:5], cut, h)
+    return h, run(sizes, call, cut, h)
 
 
-def _cpu(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, State]:
+def _cpu(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> State:
     count, dtype = cut.count(sizes.batch), computed(call.q)
     shape = sizes.states(count)
-    h, (last, last_n, last_m) = (
-        empty(call.v.shape, call.v.dtype),
-        (empty(s, dtype) for s in (shape, shape[:3], shape[:2])),
-    )
+    h, (last, last_n, last_m) = aligned(out), (empty(s, dtype) for s in (shape, shape[:3], shape[:2]))
     first, n, m = (None if x is None else np.ascontiguousarray(x) for x in call.state)
     inputs: tuple[Any, ...] = (aligned(call.q), aligned(call.k), aligned(call.v), None, None, first)
     gates = (aligned(call.i), aligned(call.f), call.eps, n, m, last_n, last_m, None, None)
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
     _core.ssm.attention_forward((work, *numbers, call.scale, True), inputs, gates, h, last, None)
-    return h, (last, last_n, last_m)
+    if h is not out:
+        out[...] = h
+    return last, last_n, last_m
 
 
-def _reference(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, State]:
+def _reference(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> State:
     from . import reference, reference_attention
 
     dtype = computed(call.q)
     arrays = [x.astype(dtype) for x in call[:5]]
     C, n, m = call.state
     parts = None if C is None or n is None or m is None else (C, n, m)
-    cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
-    h, last = reference_attention.mlstm(*arrays, state=parts, scale=call.scale, eps=call.eps, cut=cuts)
-    return h.astype(call.v.dtype), last
+    cuts = reference.Cut(*cut)
+    out[...], last = reference_attention.mlstm(*arrays, state=parts, scale=call.scale, eps=call.eps, cut=cuts)
+    return last
 
 
-_BACKENDS: Backends[tuple[Array, State]] = {"cpu": _cpu, "reference": _reference}
+_BACKENDS: Backends[State] = {"cpu": _cpu, "reference": _reference}

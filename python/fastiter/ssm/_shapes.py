@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Shape = tuple[int, ...]
+#: Arguments that may be None in every function
+_OPTIONAL = ("D", "z", "delta_bias", "dt_bias")
 
 
 class Sizes(NamedTuple):
@@ -16,6 +18,12 @@ class Sizes(NamedTuple):
     time: int
     groups: int
     states: int
+
+
+def given_of(arguments: Mapping[str, Any], *optional: str) -> dict[str, Any]:
+    """Return the arguments without those that are None and optional, by themselves or in this call."""
+    absent = (*_OPTIONAL, *optional)
+    return {name: x for name, x in arguments.items() if x is not None or name not in absent}
 
 
 def check_shapes(function: str, shapes: Mapping[str, Shape], is_complex: bool = False) -> Sizes:

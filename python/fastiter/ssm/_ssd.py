@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from .._backend import Backend, choose
 from .._check import check_flag
-from ._arrays import Array, checked_cut, computed, from_likes
+from .._sequences import checked_sequences
+from ._arrays import Array, check_out, computed, from_likes
 from ._attention import BACKENDS, check_attention_dtypes, linear_attention
 from ._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
 
@@ -28,9 +29,11 @@ def ssd(
     *,
     dt_limit: tuple[float, float] = (0.0, math.inf),
     state: Array | None = None,
+    reverse: bool = False,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
     backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """S[t] = exp(d A) S[t-1] + d x B^T, out[t] = (S[t] C + D x) z s(z): Mamba-2's recurrence.
@@ -60,6 +63,8 @@ def ssd(
         Bounds of d.
     state : ndarray (B, H, P, N), optional
         State before the first step; zero by default; dtype of A.
+    reverse : bool
+        From the last step to the first; tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
     lengths : integers (B,), optional
@@ -67,6 +72,8 @@ def ssd(
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
         are then (S, H, P, N).
+    out : ndarray (B, T, H, P), optional
+        Where the output is written, with any strides.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in plain NumPy.
 
@@ -116,22 +123,30 @@ def ssd(
     shapes = {name: y.shape for name, y in arrays.items()}
     size = check_ssd_shapes(function, shapes)
     limits = checked_limits(function, dt_limit)
-    cut = checked_cut(function, *size, reset, lengths, cu_seqlens, "x")
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, *size, reset, lengths, cu_seqlens, "x")
     if state is not None:
         check_ssd_state(function, state.shape, cut.count(size[0]), shapes)
-    first = None if state is None else state.swapaxes(2, 3)
-    cuts: dict[str, Any] = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "backend": backend}
+    if out is not None:
+        check_out(function, out, "x", arrays, cut.reset)
+    own: dict[str, Any] = {"state": None if state is None else state.swapaxes(2, 3), "backend": backend}
+    own["out"] = out if out is not None and out.dtype == computed(x) else None  # else the sums are rounded at the end
+    cuts: dict[str, Any] = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # no warnings, like the kernels
         wide, steps, gate = (_valid(y, cut.lengths) for y in (x, dt, z))
         assert wide is not None  # for the type checker, as is steps
         assert steps is not None
         d = _step_sizes(steps, dt_bias, dt_softplus, limits)
-        y, last = linear_attention(C, B, wide * d[..., None], d * A, state=first, **cuts)
+        y, last = linear_attention(C, B, wide * d[..., None], d * A, **own, **cuts)
         if D is not None:
             y += (D if D.ndim == 2 else D[:, None]) * wide
         if gate is not None:
             y *= _silu(gate)
-        return y.astype(x.dtype, copy=False), last.swapaxes(2, 3)
+        if out is None:
+            out = y.astype(x.dtype, copy=False)
+        elif y is not out:
+            out[...] = y
+        return out, last.swapaxes(2, 3)
 
 
 def _valid(x: Array | None, lengths: Array | None) -> Array | None:

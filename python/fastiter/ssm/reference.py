@@ -178,8 +178,8 @@ def backward(
     dA, dD = np.zeros_like(A), np.zeros(channels, y.dtype)
     dB, dC = (np.zeros_like(x if x.ndim == 2 else np.repeat(x, channels // x.shape[1], 1)) for x in (B, C))
     factor = 2 if np.iscomplexobj(A) else 1
-    for s, row, ts in cut.sequences(batch, time):
-        tape, h = [], first[s]
+    for i, row, ts in cut.sequences(batch, time):
+        tape, h = [], first[i]
         for t in ts:
             before = np.zeros_like(h) if cut.restarts(row, t) else h
             h = (
@@ -187,7 +187,7 @@ def backward(
                 + (steps.d[row, :, t] * u[row, :, t])[:, None] * steps.projections(row, t)[0]
             )
             tape.append((t, before, h))
-        dh = dfirst[s]
+        dh = dfirst[i]
         for t, before, h in reversed(tape):
             Bt, Ct = steps.projections(row, t)
             d, x, g = steps.d[row, :, t], u[row, :, t], dy[row, :, t]
@@ -202,7 +202,7 @@ def backward(
             dd[row, :, t] = x * dx + (w * np.conj(A)).real.sum(1)
             dD += g * x
             dh = np.zeros_like(dh) if cut.restarts(row, t) else dh * np.conj(a)
-        dfirst[s] = dh
+        dfirst[i] = dh
     dB, dC = (_of_groups(g, x) for g, x in ((dB, B), (dC, C)))
     ddelta = np.where(valid, dd * steps.slope, 0)
     return Gradients(du, ddelta, dA, dB, dC, dD, dz, ddelta.sum((0, 2)), dfirst)

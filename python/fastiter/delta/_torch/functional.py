@@ -18,7 +18,7 @@ from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors
 from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched
-from ..._torch.sequences import checked_sequences, in_reverse
+from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _functional as arrays
 from .._plan import check_shapes, check_state, plan
 from .ops import DeltaForward, delta
@@ -113,9 +113,7 @@ def delta_scan(
         check_out(function, out, (*q.shape[:3], sizes.values), inputs, GPU_FLOATS if q.is_cuda else FLOATS)
     ordered = rows
     if reverse:
-        flags = None if reset is None else reset.expand(q.shape[:2])
-        q, k, v, beta, decay, flags = in_reverse(function, rows, q, k, v, beta, decay, flags)
-        ordered = rows._replace(reset=flags)
+        (q, k, v, beta, decay), ordered = backwards(function, rows, q, k, v, beta, decay)
     call = (q, k, v, beta, decay, state, *by, *ordered)
     written_by_kernel = out is not None and not reverse and is_written_by_kernels(out, *tensors, *rows)
     if written_by_kernel and not needs_autograd(tensors):

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
+from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
+from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _attention as arrays
 from .._attention_shapes import check_attention_shapes, check_attention_state, check_one_decay, checked_scale
 from ._gpu import triton_attention  # noqa: F401 (the ops of CUDA tensors)
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors
 from .ops import computed
 from .ops_attention import attention
 
@@ -43,6 +45,7 @@ def linear_attention(
     bonus: Tensor | None = None,
     scale: float = 1.0,
     state: Tensor | None = None,
+    reverse: bool = False,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -74,13 +77,14 @@ def linear_attention(
     function = "linear_attention"
     given = (q, k, v, log_decay)
     options = {"decay": decay, "bonus": bonus, "state": state, "reset": reset}
-    cuts = {"lengths": lengths, "cu_seqlens": cu_seqlens}
+    cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
+    plain: dict[str, Any] = {"scale": scale, "reverse": reverse}
     if has_torch_function((*given, *options.values(), *cuts.values())):
-        result: tuple[Tensor, Tensor] = dispatched(linear_attention, *given, **options, scale=scale, **cuts)
+        result: tuple[Tensor, Tensor] = dispatched(linear_attention, *given, **options, **plain, **cuts)
         return result
     if type(v) is not Tensor and is_dtensor(v):
         first = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
-        result = on_shards(linear_attention, {**first, **options, "scale": scale, **cuts}, AXES, ("BTNV", "BNKV"))
+        result = on_shards(linear_attention, {**first, **options, **plain, **cuts}, AXES, ("BTNV", "BNKV"))
         return result
     named: dict[str, Any] = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
     named |= {"decay": decay, "bonus": bonus, "state": state}
@@ -89,15 +93,23 @@ def linear_attention(
     check_one_decay(function, log_decay, decay)
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in tensors.items()})
-    cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
     if state is not None:
-        sequences = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
-        check_attention_state(function, state.shape, sequences, sizes, cut[2] is not None)
+        check_attention_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
     found = decay if log_decay is None else log_decay
+    ordered = cut
+    if reverse:
+        (q, k, v, varying), ordered = backwards(function, cut, q, k, v, varying_decay(found))
+        found = found if varying is None else varying
     if found is not None and found.dim() == 1:
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
     dtype = computed(q.dtype)
     exact = (None if x is None else x.to(dtype) for x in (bonus, state))
-    every = (q, k, v, found, *exact)
-    o, last = attention(*every, log_decay is not None, factor, *cut)[:2]
-    return o, last
+    o, last = attention(q, k, v, found, *exact, log_decay is not None, factor, *ordered)[:2]
+    return (in_reverse(function, cut, o)[0] if reverse else o), last
+
+
+def varying_decay(decay: Tensor | None) -> Tensor | None:
+    """Return a decay that has an axis of steps, else None."""
+    return None if decay is None or decay.dim() == 1 else decay

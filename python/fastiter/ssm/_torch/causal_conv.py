@@ -13,6 +13,7 @@ from ..._docs import documented_like
 from ..._torch import launch
 from ..._torch.ops import CPU_AND_CUDA, cast, checked_bounds, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
+from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _causal_conv as arrays
 from .._causal_conv import given_of
 from .._conv_shapes import (
@@ -25,7 +26,7 @@ from .._conv_shapes import (
     check_update_shapes,
 )
 from ._gpu import triton_conv  # noqa: F401 (the ops of CUDA tensors)
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors
 from .ops import computed
 from .ops_conv import ConvUpdate, conv, conv_update, plain_conv_update
 
@@ -40,6 +41,7 @@ def causal_conv1d(
     state: Tensor | None = None,
     return_last_state: bool = False,
     activation: Activation | None = None,
+    reverse: bool = False,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -68,7 +70,7 @@ def causal_conv1d(
     function = "causal_conv1d"
     cuts = {"seq_idx": seq_idx, "lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((x, weight, bias, state, *cuts.values())):
-        options = {"return_last_state": return_last_state, "activation": activation}
+        options = {"return_last_state": return_last_state, "activation": activation, "reverse": reverse}
         every: dict[str, Any] = {**cuts, "state": state, **options}
         result: Tensor | tuple[Tensor, Tensor] = dispatched(causal_conv1d, x, weight, bias, **every)
         return result
@@ -83,15 +85,20 @@ def causal_conv1d(
         labels = checked_integers(function, "seq_idx", seq_idx, x.device)
         absent = {name: y is not None for name, y in others.items()}
         check_seq_idx(function, labels.shape, sizes, {**absent, "return_last_state": return_last_state})
-    _, whole, bounds = checked_cut(function, x, (sizes.batch, sizes.time), None, lengths, cu_seqlens, "x")
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, x, None, lengths, cu_seqlens, "x", (sizes.batch, sizes.time))
     if state is not None:
-        sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
-        check_conv_state(function, state.shape, sequences, sizes, bounds is not None)
+        check_conv_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
         state = cast(state, x.dtype)
     dtype = computed(x.dtype)
+    if reverse:
+        (x, labels), _ = backwards(function, cut, x.movedim(-1, 1), labels)
+        x = x.movedim(1, -1)
     given = (x, cast(weight, dtype), None if bias is None else cast(bias, dtype), state)
-    outputs = conv(*given, silu, labels, whole, bounds, return_last_state)
-    return (outputs[0], outputs[1]) if return_last_state else outputs[0]
+    out, *last = conv(*given, silu, labels, *cut[1:], return_last_state)
+    if reverse:
+        out = in_reverse(function, cut, out.movedim(-1, 1))[0].movedim(1, -1)
+    return (out, last[0]) if return_last_state else out
 
 
 @documented_like(arrays.causal_conv1d_update)

@@ -9,19 +9,10 @@ import torch
 from torch import Tensor
 
 from ..._backend import BackendError
-from ..._sequences import check_packing
-from ..._torch.ops import (
-    CPU,
-    GPU_FLOATS,
-    check_dense,
-    check_reset,
-    checked_bounds,
-    checked_lengths,
-)
+from ..._torch.ops import CPU, GPU_FLOATS, check_dense
 from .ops import computed
 
 Integers = Tensor | Sequence[int]
-Cut = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def check_tensors(function: str, tensors: Mapping[str, Any], first: str, devices: Sequence[str] = CPU) -> None:
@@ -53,25 +44,3 @@ def check_tensors(function: str, tensors: Mapping[str, Any], first: str, devices
             raise BackendError(f"{function}: {name} must be on {expected}; got device {x.device}")
         if x.device != head.device:
             raise BackendError(f"{function}: {name} must be on device {head.device} like {first}, got {x.device}")
-
-
-def checked_cut(
-    function: str,
-    x: Tensor,
-    size: tuple[int, int],
-    reset: Tensor | None,
-    lengths: Integers | None,
-    cu_seqlens: Integers | None,
-    name: str = "q",
-) -> Cut:
-    """Return reset, lengths and cu_seqlens in the ops' form; ``size`` is (B, T) of the argument ``x``."""
-    batch, time = size
-    whole = bounds = None
-    if reset is not None:
-        check_reset(function, reset, x, batch, time, name)
-    if cu_seqlens is not None:
-        check_packing(function, batch, lengths, name)
-        bounds = checked_bounds(function, cu_seqlens, time, x.device)
-    elif lengths is not None:
-        whole = checked_lengths(function, lengths, batch, time, x.device)
-    return reset, whole, bounds

@@ -12,11 +12,11 @@ from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch.ops import CPU_AND_CUDA, cast, check_dense, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
+from ..._torch.sequences import Sequences, backwards, checked_sequences, in_reverse
 from .. import _functional as arrays
-from .._functional import given_of
-from .._shapes import check_shapes, check_state, check_step_shapes, may_be_complex
+from .._shapes import check_shapes, check_state, check_step_shapes, given_of, may_be_complex
 from ._gpu import triton_selective  # noqa: F401 (the ops of CUDA tensors)
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors
 from .ops import computed, of_state, selective
 from .step import SelectiveStep, plain_step, selective_step
 
@@ -35,6 +35,7 @@ def selective_scan(
     return_last_state: bool = False,
     *,
     state: Tensor | None = None,
+    reverse: bool = False,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -65,24 +66,29 @@ def selective_scan(
     """
     function = "selective_scan"
     given = (u, delta, A, B, C, D, z, delta_bias)
-    options = {"state": state, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+    options: dict[str, Any] = {"state": state, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((*given, *options.values())):
         both = (delta_softplus, return_last_state)
-        result: Tensor | tuple[Tensor, Tensor] = dispatched(selective_scan, *given, *both, **options)
+        how = {"reverse": reverse, **options}
+        result: Tensor | tuple[Tensor, Tensor] = dispatched(selective_scan, *given, *both, **how)
         return result
     check_flag(function, "delta_softplus", delta_softplus)
     check_flag(function, "return_last_state", return_last_state)
+    check_flag(function, "reverse", reverse)
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "state")
     tensors = given_of(dict(zip(names, (*given, state), strict=True)), "state")
     is_complex = _check_scan(function, tensors)
     sizes = check_shapes(function, {name: x.shape for name, x in tensors.items()}, is_complex)
-    cut = checked_cut(function, u, (sizes.batch, sizes.time), reset, lengths, cu_seqlens, "u")
-    bounds = cut[2]
+    cut = checked_sequences(function, u, reset, lengths, cu_seqlens, "u", (sizes.batch, sizes.time))
     if state is not None:
-        sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
-        check_state(function, state.shape, sequences, sizes, bounds is not None)
+        check_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
     every = _converted(*given, state)
-    out, last = selective(*every, delta_softplus, *cut)[:2]
+    ordered = cut
+    if reverse:
+        every, ordered = _backwards(every, cut, sizes.time)
+    out, last = selective(*every, delta_softplus, *ordered)[:2]
+    if reverse:
+        out = in_reverse(function, cut, out.movedim(-1, 1))[0].movedim(1, -1)
     return (out, last) if return_last_state else out
 
 
@@ -125,6 +131,19 @@ def _converted(
     state = None if state is None else cast(state, carried)
     B, C = (cast(x, carried) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
     return u, delta, cast(A, carried), B, C, D, z, delta_bias, state
+
+
+def _backwards(every: tuple[Any, ...], cut: Sequences, time: int) -> tuple[tuple[Any, ...], Sequences]:
+    """Return the ops' arguments, and the division into sequences, with the steps of each sequence reversed."""
+    u, delta, A, B, C, D, z, *rest = every
+    # Real and imaginary parts of varying B and C are pairs along the last axis
+    pairs = [x.unflatten(-1, (time, 2 if A.is_complex() else 1)).movedim(-2, 1) for x in (B, C) if x.dim() > 2]
+    signals = (None if x is None else x.movedim(-1, 1) for x in (u, delta, z))
+    turned, ordered = backwards("selective_scan", cut, *signals, *pairs)
+    u, delta, z = (None if x is None else x.movedim(1, -1) for x in turned[:3])
+    varying = iter([x.movedim(1, -2).flatten(-2) for x in turned[3:]])
+    B, C = (next(varying) if x.dim() > 2 else x for x in (B, C))
+    return (u, delta, A, B, C, D, z, *rest), ordered
 
 
 @documented_like(arrays.selective_state_update)

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
+from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch.distributed.dtensors import is_dtensor, on_shards
 from ..._torch.elementwise import exp
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
+from ..._torch.sequences import Sequences, backwards, checked_sequences, in_reverse
 from .. import _low_rank as arrays
 from .._attention_shapes import (
     AttentionSizes,
@@ -23,8 +25,8 @@ from .._attention_shapes import (
     checked_scale,
 )
 from ._gpu import triton_low_rank  # noqa: F401 (the ops of CUDA tensors)
-from .attention import AXES
-from .checks import Cut, Integers, check_tensors, checked_cut
+from .attention import AXES, varying_decay
+from .checks import Integers, check_tensors
 from .ops import computed
 from .ops_low_rank import low_rank
 
@@ -43,6 +45,7 @@ def dplr_delta_rule(
     decay: Tensor | None = None,
     scale: float = 1.0,
     state: Tensor | None = None,
+    reverse: bool = False,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -75,12 +78,13 @@ def dplr_delta_rule(
     given = (q, k, v, a, b, log_decay)
     options: dict[str, Any] = {"decay": decay, "state": state, "reset": reset}
     cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
+    plain: dict[str, Any] = {"scale": scale, "reverse": reverse}
     if has_torch_function((*given, *options.values(), *cuts.values())):
-        result: tuple[Tensor, Tensor] = dispatched(dplr_delta_rule, *given, scale=scale, **options, **cuts)
+        result: tuple[Tensor, Tensor] = dispatched(dplr_delta_rule, *given, **plain, **options, **cuts)
         return result
     if type(v) is not Tensor and is_dtensor(v):
         every = dict(zip(("q", "k", "v", "a", "b", "log_decay"), given, strict=True))
-        result = on_shards(dplr_delta_rule, {**every, "scale": scale, **options, **cuts}, _AXES, ("BTNV", "BNKV"))
+        result = on_shards(dplr_delta_rule, {**every, **plain, **options, **cuts}, _AXES, ("BTNV", "BNKV"))
         return result
     required = ("q", "k", "v", "a", "b")
     named: dict[str, Any] = dict(zip((*required, "log_decay"), given, strict=True))
@@ -92,13 +96,18 @@ def dplr_delta_rule(
     shapes = {name: x.shape for name, x in tensors.items()}
     sizes = check_attention_shapes(function, shapes)
     check_correction_shapes(function, shapes, sizes)
-    cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
     first = _checked_state(function, state, q, sizes, cut)
     found = decay if log_decay is None else log_decay
+    ordered = cut
+    if reverse:
+        (q, k, v, a, b, varying), ordered = backwards(function, cut, q, k, v, a, b, varying_decay(found))
+        found = found if varying is None else varying
     if found is not None and found.dim() == 1:
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
-    o, last = low_rank(q, k, v, found, a, b, None, first, log_decay is not None, factor, *cut)[:2]
-    return o, last
+    o, last = low_rank(q, k, v, found, a, b, None, first, log_decay is not None, factor, *ordered)[:2]
+    return (in_reverse(function, cut, o)[0] if reverse else o), last
 
 
 class DeltaTensors(NamedTuple):
@@ -130,7 +139,7 @@ def key_decay_delta_rule(
     for name, x, expected in (("g", g, (*steps, sizes.keys)), ("beta", beta, steps)):
         if tuple(x.shape) != expected:
             raise ValueError(f"{function}: {name} must have shape {expected} to go with v, got {tuple(x.shape)}")
-    cut = checked_cut(function, q, steps[:2], None, None, cu_seqlens)
+    cut = checked_sequences(function, q, None, None, cu_seqlens, "q")
     first = _checked_state(function, state, q, sizes, cut)
     rest = (True, checked_scale(function, scale, q.dtype == torch.float64), *cut)
     tensors = (*_corrections(given), None) if q.is_cuda else (q, k, v, g, None, None, beta)
@@ -149,10 +158,11 @@ def _corrections(given: DeltaTensors) -> tuple[Tensor, ...]:
     return q, written, v, g, (exp(g.to(keys.dtype)) * keys).neg_(), written
 
 
-def _checked_state(function: str, state: Tensor | None, q: Tensor, sizes: AttentionSizes, cut: Cut) -> Tensor | None:
+def _checked_state(
+    function: str, state: Tensor | None, q: Tensor, sizes: AttentionSizes, cut: Sequences
+) -> Tensor | None:
     """Return the initial state in the dtype of the arithmetic."""
     if state is None:
         return None
-    sequences = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
-    check_attention_state(function, state.shape, sequences, sizes, cut[2] is not None)
+    check_attention_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
     return state.to(computed(q.dtype))

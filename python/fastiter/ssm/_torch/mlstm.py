@@ -11,10 +11,11 @@ from ..._docs import documented_like
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
+from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _mlstm as arrays
 from .._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
 from ._gpu import triton_mlstm  # noqa: F401 (the ops of CUDA tensors)
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors
 from .ops import computed
 from .ops_mlstm import mlstm as mlstm_op
 
@@ -50,6 +51,7 @@ def mlstm(
     scale: float | None = None,
     eps: float = 1e-6,
     normalizer_gradient: bool = True,
+    reverse: bool = False,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -85,26 +87,28 @@ def mlstm(
     parts = parts_of(function, state)
     if has_torch_function((*given, *parts, reset, lengths, cu_seqlens)):
         numbers = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient}
-        cuts = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        cuts = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
         result: tuple[Tensor, State] = dispatched(mlstm, *given, state=state, **numbers, **cuts)
         return result
     if type(v) is not Tensor and is_dtensor(v):
         named = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
         rest = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient, "reset": reset}
-        more = {"state": state, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        more = {"reverse": reverse, "state": state, "lengths": lengths, "cu_seqlens": cu_seqlens}
         result = on_shards(mlstm, {**named, **rest, **more}, _AXES, ("BTNV", ("BNKV", "BNK", "BN")))
         return result
     check_flag(function, "normalizer_gradient", normalizer_gradient)
+    check_flag(function, "reverse", reverse)
     tensors = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
     named_parts = {} if state is None else named_state(parts)
     check_tensors(function, {**tensors, **named_parts}, "q", CPU_AND_CUDA)
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in tensors.items()})
     factor, divisor = checked_numbers(function, scale, eps, sizes.keys, q.dtype == torch.float64)
-    cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
+    cut = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
     if named_parts:
-        count = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
-        check_mlstm_state(function, {name: x.shape for name, x in named_parts.items()}, count, sizes)
+        shapes = {name: x.shape for name, x in named_parts.items()}
+        check_mlstm_state(function, shapes, cut.count(sizes.batch), sizes)
     dtype = computed(q.dtype)
-    every = (*given, *(None if x is None else x.to(dtype) for x in parts))
-    h, C, n, m = mlstm_op(*every, factor, divisor, normalizer_gradient, *cut)[:4]
-    return h, (C, n, m)
+    signals, ordered = backwards(function, cut, *given) if reverse else (given, cut)
+    every = (*signals, *(None if x is None else x.to(dtype) for x in parts))
+    h, C, n, m = mlstm_op(*every, factor, divisor, normalizer_gradient, *ordered)[:4]
+    return (in_reverse(function, cut, h)[0] if reverse else h), (C, n, m)

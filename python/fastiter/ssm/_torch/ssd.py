@@ -15,9 +15,10 @@ from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.elementwise import gated, softplus
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
+from ..._torch.sequences import checked_sequences
 from .._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
 from .attention import linear_attention
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors
 from .ops import computed
 
 #: The axes of the arguments, in the letters of `Axes`: N heads, which share the weights B and C of H groups
@@ -49,6 +50,7 @@ def ssd(
     *,
     dt_limit: tuple[float, float] = (0.0, math.inf),
     state: Tensor | None = None,
+    reverse: bool = False,
     reset: Tensor | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
@@ -82,6 +84,8 @@ def ssd(
         Bounds of d; where d is clamped, its gradient is 0.
     state : Tensor (B, H, P, N), optional
         State before the first step; zero by default.
+    reverse : bool
+        Run from the last step to the first, on reversed copies of the signals.
     reset : bool Tensor (B, T) or (T,), optional
         True where the previous state counts as zero.
     lengths : integers (B,), optional
@@ -124,7 +128,7 @@ def ssd(
     function = "ssd"
     given = (x, dt, A, B, C, D, z, dt_bias)
     options: dict[str, Any] = {"state": state, "reset": reset}
-    cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
+    cuts: dict[str, Any] = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((*given, *options.values(), *cuts.values())):
         rest = {**options, **cuts, "dt_limit": dt_limit}
         result: tuple[Tensor, Tensor] = dispatched(ssd, *given, dt_softplus, **rest)
@@ -143,11 +147,12 @@ def ssd(
     shapes = {name: y.shape for name, y in tensors.items()}
     size = check_ssd_shapes(function, shapes)
     limits = checked_limits(function, dt_limit)
-    cut = checked_cut(function, x, size, reset, lengths, cu_seqlens, "x")
+    check_flag(function, "reverse", reverse)
+    cut = checked_sequences(function, x, reset, lengths, cu_seqlens, "x")
     if state is not None:
-        check_ssd_state(function, state.shape, size[0] if cut[2] is None else cut[2].shape[0] - 1, shapes)
-    if cut[1] is not None:
-        x, dt, z = (_valid(y, cut[1]) for y in (x, dt, z))
+        check_ssd_state(function, state.shape, cut.count(size[0]), shapes)
+    if cut.lengths is not None:
+        x, dt, z = (_valid(y, cut.lengths) for y in (x, dt, z))
     d = step_sizes(dt, dt_bias, dt_softplus, limits)
     first = None if state is None else state.transpose(2, 3)
     values = (x * d.unsqueeze(-1)).to(computed(x.dtype))
@@ -156,8 +161,8 @@ def ssd(
         y = y + (D if D.dim() == 2 else D.unsqueeze(1)).to(y.dtype) * x
     if z is not None:
         y = gated(y, z.to(y.dtype))
-    if cut[1] is not None:
-        y = _valid(y, cut[1])  # masks the gradients beyond the lengths
+    if cut.lengths is not None:
+        y = _valid(y, cut.lengths)  # masks the gradients beyond the lengths
     return y.to(x.dtype), last.transpose(2, 3)
 
 

@@ -112,9 +112,7 @@ def _linear(
         first = _joined(state.function, matrix, vector) if normalize else matrix
     if normalize:  # the sum of the keys is an additional column of the state, with values of 1
         v = torch.cat([v, v.new_ones(*v.shape[:3], 1)], -1)
-    q_in, k_in, v_in = (state.in_order(x) for x in (q, k, v))
-    o, last = linear_attention(q_in, k_in, v_in, scale=factor, state=first, cu_seqlens=state.cu_seqlens)
-    o = state.in_order(o)
+    o, last = linear_attention(q, k, v, scale=factor, **{**state.options(), "state": first})
     wanted = state.last(last)
     if not normalize:
         return o.to(q.dtype), wanted

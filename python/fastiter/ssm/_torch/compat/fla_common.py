@@ -101,10 +101,8 @@ def attend(
     bonus: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute (o, final state or None) of linear attention with fla's conventions, for checked arguments."""
-    given = [state.in_order(x) for x in (q, k, v, log_decay)]
-    options: dict[str, Any] = {"state": state.first(), "cu_seqlens": state.cu_seqlens}
-    o, last = linear_attention(*given, bonus=bonus, scale=scale, **options)
-    return state.in_order(o).to(q.dtype), state.last(last)
+    o, last = linear_attention(q, k, v, log_decay, bonus=bonus, scale=scale, **state.options())
+    return o.to(q.dtype), state.last(last)
 
 
 class FlaState:
@@ -143,9 +141,9 @@ class FlaState:
         self.cu_seqlens = checked_bounds(self.function, self.cu_seqlens, q.shape[1], q.device)
         return int(self.cu_seqlens.shape[0]) - 1
 
-    def in_order(self, x: Any) -> Any:
-        """Return a signal (B, T, ...) in the order of the recurrence, or back."""
-        return x.flip(1) if self._reverse and x is not None and x.dim() > 1 else x
+    def options(self) -> dict[str, Any]:
+        """Return the options of fastiter's functions, with the initial state as (N, HV, K, V)."""
+        return {"state": self.first(), "cu_seqlens": self.cu_seqlens, "reverse": self._reverse}
 
     def first(self) -> Tensor | None:
         """Return the initial state as (N, HV, K, V)."""

@@ -200,10 +200,8 @@ def _dplr(
     decay = "w" if state.query == "r" else "gk"
     parts = {name: (x, "BTNK") for name, x in (("a", a), ("b", b), (decay, gk))}
     factor = checked(state, q, k, v, scale, parts)
-    q_in, k, v, a, b, gk = (state.in_order(x) for x in (q, k, v, a, b, gk))
-    options: dict[str, Any] = {"state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": factor}
-    o, last = dplr_delta_rule(q_in, k, v, a, b, gk, **options)
-    return state.in_order(o).to(q.dtype), state.last(last)
+    o, last = dplr_delta_rule(q, k, v, a, b, gk, scale=factor, **state.options())
+    return o.to(q.dtype), state.last(last)
 
 
 @documented_fla(gk="gk_given")
