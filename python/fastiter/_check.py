@@ -194,11 +194,11 @@ def integers(function: str, name: str, x: npt.ArrayLike) -> npt.NDArray[np.int64
 
 def unit_stride(x: Array) -> Array:
     """Return ``x``, or a copy, with aligned elements and a contiguous last axis."""
-    if x.flags.c_contiguous and x.flags.aligned:
+    flags, size = x.flags, x.itemsize
+    if flags.c_contiguous and flags.aligned:
         return x
-    size = x.itemsize
     in_elements = all(stride % size == 0 for stride in x.strides)
-    if x.flags.aligned and in_elements and (x.shape[-1] <= 1 or x.strides[-1] == size):
+    if flags.aligned and in_elements and (x.shape[-1] <= 1 or x.strides[-1] == size):
         return x
     return np.ascontiguousarray(x)
 

@@ -22,9 +22,9 @@ LIMITS = {
     "bcd.Lasso.fit": (27, 7, 13),
     "torch.nn.LSTM": (15, 5, 7),
     "torch.nn.LSTM with lengths": (23, 8, 13),
-    "torch.quant.quantize": (22, 9, 15),
-    "torch fixed_point, one step": (65, 14, 53),
-    "torch.ssm.selective_scan with its gradient": (60, 10, 40),
+    "torch.quant.quantize": (20, 9, 15),
+    "torch fixed_point, one step": (64, 14, 53),
+    "torch.ssm.selective_scan with its gradient": (46, 10, 35),
 }
 
 

@@ -19,6 +19,7 @@ from .._check import at_index, integers
 from .._sequences import check_bounds, check_bounds_shape, check_lengths, check_reset_shape
 
 Result = TypeVar("Result")
+MaybeTensor = TypeVar("MaybeTensor", bound="Tensor | None")
 
 _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)  # type: ignore[attr-defined]
 
@@ -208,7 +209,7 @@ def is_proxy(x: object) -> bool:
 
 def grad_enabled() -> bool:
     """Return whether gradients may be requested. Exported graphs have none, and saving tensors would cost memory."""
-    return torch.is_grad_enabled() and not is_exporting()
+    return torch.is_grad_enabled() and not torch.compiler._is_exporting_flag
 
 
 def transformed() -> bool:
@@ -224,7 +225,7 @@ def refuse_transforms(function: str, reason: str = "") -> None:
     because = reason and f", {reason}"
     if reason and is_exporting():
         raise RuntimeError(f"{function}: torch.export is not supported{because}; export what comes before and after it")
-    if transformed():
+    if _level() is not None:
         raise RuntimeError(
             f"{function}: torch.func transforms such as grad and vmap are not supported{because}; "
             "use torch.autograd.grad instead"
@@ -264,14 +265,25 @@ def autocast_to(x: Any, dtype: torch.dtype) -> Any:
     return x.to(dtype) if is_cast else x
 
 
-def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return x in a dtype; faster than ``x.to(dtype)`` if it has that dtype, as torch takes a microsecond to see it."""
-    return x if x.dtype is dtype else x.to(dtype)
+def cast(x: MaybeTensor, dtype: torch.dtype) -> MaybeTensor:
+    """Return x in a dtype; faster than ``x.to(dtype)`` if it has that dtype, as torch takes a microsecond to see it.
+
+    None stays None.
+    """
+    return x if x is None or x.dtype is dtype else x.to(dtype)  # type: ignore[return-value]
 
 
-def contiguous(x: Tensor) -> Tensor:
-    """Return ``x``, or a copy, contiguous and with pending conjugation and negation resolved."""
-    return x.resolve_conj().resolve_neg().contiguous() if x.is_neg() or x.is_conj() else x.contiguous()
+def contiguous(x: MaybeTensor) -> MaybeTensor:
+    """Return ``x``, or a copy, contiguous and with pending conjugation and negation resolved; None stays None."""
+    if x is None:
+        return x
+    y: Any = x.resolve_conj().resolve_neg() if x.is_neg() or x.is_conj() else x
+    return y.contiguous()  # type: ignore[no-any-return]
+
+
+def all_contiguous(*tensors: Tensor | None) -> list[Any]:
+    """Return the tensors, or copies, like :func:`contiguous`."""
+    return list(map(contiguous, tensors))
 
 
 def unit_stride(x: Tensor) -> Tensor:
@@ -358,7 +370,7 @@ def empty(
 ) -> Tensor:
     """Return an uninitialised dense tensor on the device of ``x``, with its dtype unless another is given."""
     count = math.prod(shape)
-    if not is_large(x, count):
+    if (isinstance(count, int) and count < _LARGE // 8) or not is_large(x, count):
         if strides is None:
             return x.new_empty(shape, dtype=dtype)
         return x.new_empty_strided(shape, strides, dtype=dtype)
@@ -372,8 +384,6 @@ def empty(
 
 def is_large(x: Tensor, count: int) -> bool:
     """Return whether :func:`empty` reuses memory for ``count`` elements of the dtype of ``x``."""
-    if isinstance(count, int) and count < _LARGE // 8:
-        return False
     ordinary = isinstance(count, int) and type(x) in _ORDINARY and x.is_cpu
     return ordinary and count * x.element_size() >= _LARGE
 

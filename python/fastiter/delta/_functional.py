@@ -136,14 +136,15 @@ def delta_scan(
     if out is not None:
         check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
     o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else out
+    if not reverse:
+        return o, run(sizes, how, q, k, v, beta, state, decay, rows, o)
 
     def run_on(timed: Sequence[Any], rows: Sequences, o: Array) -> Array:
         *inputs, decay = timed
         last: Array = run(sizes, chosen, *inputs, state, decay, rows, o)
         return last
 
-    timed = (q, k, v, beta, decay)
-    return o, backwards(run_on, timed, rows, o) if reverse else run_on(timed, rows, o)
+    return o, backwards(run_on, (q, k, v, beta, decay), rows, o)
 
 
 def _shape(sizes: Sizes, chosen: Plan, rows: Sequences) -> tuple[Any, ...]:

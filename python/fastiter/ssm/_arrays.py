@@ -30,7 +30,10 @@ def from_likes(function: str, **given: Any) -> Sequence[Any]:
 
 def aligned(x: Array | None) -> Array | None:
     """Return ``x``, or a copy, with aligned elements and strides that are multiples of the element size."""
-    if x is None or (x.flags.aligned and all(stride % x.itemsize == 0 for stride in x.strides)):
+    if x is None:
+        return x
+    flags = x.flags
+    if flags.aligned and (flags.c_contiguous or all(stride % x.itemsize == 0 for stride in x.strides)):
         return x
     return np.ascontiguousarray(x)
 

@@ -141,7 +141,7 @@ def selective_scan(
     check_flag(function, "reverse", reverse)
     arrays = given_of({**given, "state": state}, "state")
     is_complex = _check_dtypes(function, arrays)
-    sizes = check_shapes(function, {name: x.shape for name, x in arrays.items()}, is_complex)
+    sizes = check_shapes(function, arrays, is_complex)
     cut = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "u")
     if state is not None:
         check_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)

@@ -20,35 +20,40 @@ class Sizes(NamedTuple):
     states: int
 
 
-def given_of(arguments: Mapping[str, Any], *optional: str) -> dict[str, Any]:
-    """Return the arguments without those that are None and optional, by themselves or in this call."""
-    absent = (*_OPTIONAL, *optional)
-    return {name: x for name, x in arguments.items() if x is not None or name not in absent}
+def given_of(arguments: dict[str, Any], *optional: str) -> dict[str, Any]:
+    """Remove arguments that are None and optional, by themselves or in this call, and return the others."""
+    for name in (*_OPTIONAL, *optional):
+        if name in arguments and arguments[name] is None:
+            del arguments[name]
+    return arguments
 
 
-def check_shapes(function: str, shapes: Mapping[str, Shape], is_complex: bool = False) -> Sizes:
-    """Return the sizes if the shapes of the given arguments, by name, are consistent.
+def check_shapes(function: str, given: Mapping[str, Any], is_complex: bool = False) -> Sizes:
+    """Return the sizes if the shapes of the given arrays or tensors, by name, are consistent.
 
     B and C of complex states have twice the number of steps, as real and imaginary parts alternate.
     """
-    u, A = shapes["u"], shapes["A"]
+    u, A = given["u"].shape, given["A"].shape
     if len(u) != 3:
         raise ValueError(f"{function}: u must have shape (B, D, T), got {tuple(u)}")
     batch, channels, time = u
     for name in ("delta", "z"):
-        if name in shapes and tuple(shapes[name]) != tuple(u):
-            raise ValueError(
-                f"{function}: {name} must have shape (B, D, T) = {tuple(u)} like u, got {tuple(shapes[name])}"
-            )
+        if name in given and given[name].shape != u:
+            got = tuple(given[name].shape)
+            raise ValueError(f"{function}: {name} must have shape (B, D, T) = {tuple(u)} like u, got {got}")
     if len(A) != 2 or A[0] != channels or A[1] < 1:
         raise ValueError(f"{function}: A must have shape (D, N) = ({channels}, N) to go with u, got {tuple(A)}")
-    groups = [_groups(function, name, shapes[name], u, A, is_complex) for name in ("B", "C")]
-    if 0 not in groups and groups[0] != groups[1]:
-        raise ValueError(f"{function}: C must have as many groups as B, {groups[0]}, got {groups[1]}")
+    of_B, of_C = (
+        _groups(function, "B", given["B"].shape, u, A, is_complex),
+        _groups(function, "C", given["C"].shape, u, A, is_complex),
+    )
+    if of_B and of_C and of_B != of_C:
+        raise ValueError(f"{function}: C must have as many groups as B, {of_B}, got {of_C}")
     for name in ("D", "delta_bias"):
-        if name in shapes and tuple(shapes[name]) != (channels,):
-            raise ValueError(f"{function}: {name} must have shape (D,) = ({channels},), got {tuple(shapes[name])}")
-    return Sizes(batch, channels, time, max(*groups, 1), A[1])
+        if name in given and tuple(given[name].shape) != (channels,):
+            got = tuple(given[name].shape)
+            raise ValueError(f"{function}: {name} must have shape (D,) = ({channels},), got {got}")
+    return Sizes(batch, channels, time, max(of_B, of_C, 1), A[1])
 
 
 def _groups(function: str, name: str, x: Shape, u: Shape, A: Shape, is_complex: bool) -> int:
@@ -79,11 +84,6 @@ def check_state(function: str, shape: Shape, sequences: int, sizes: Sizes, packe
     if tuple(shape) != expected:
         letter = "S" if packed else "B"
         raise ValueError(f"{function}: state must have shape ({letter}, D, N) = {expected}, got {tuple(shape)}")
-
-
-def saved_tiles(tile: int, sequences: int, time: int, packed: bool) -> int:
-    """Return the number of states that a forward pass saves, one for every ``tile`` steps of each sequence."""
-    return time // tile + sequences if packed else sequences * -(-time // tile)
 
 
 class StepSizes(NamedTuple):

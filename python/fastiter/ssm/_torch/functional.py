@@ -78,7 +78,7 @@ def selective_scan(
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "state")
     tensors = given_of(dict(zip(names, (*given, state), strict=True)), "state")
     is_complex = _check_scan(function, tensors)
-    sizes = check_shapes(function, {name: x.shape for name, x in tensors.items()}, is_complex)
+    sizes = check_shapes(function, tensors, is_complex)
     cut = checked_sequences(function, u, reset, lengths, cu_seqlens, "u", (sizes.batch, sizes.time))
     if state is not None:
         check_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
@@ -127,9 +127,9 @@ def _converted(
     """Return the arguments in the ops' form: weights in the dtype of the arithmetic, B and C with groups."""
     dtype = computed(u.dtype)
     carried = of_state(dtype, A.is_complex())
-    D, delta_bias = (None if x is None else cast(x, dtype) for x in (D, delta_bias))
-    state = None if state is None else cast(state, carried)
-    B, C = (cast(x, carried) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
+    D, delta_bias, state = cast(D, dtype), cast(delta_bias, dtype), cast(state, carried)
+    B = cast(B, carried) if B.dim() == 2 else B[:, None] if B.dim() == 3 else B
+    C = cast(C, carried) if C.dim() == 2 else C[:, None] if C.dim() == 3 else C
     return u, delta, cast(A, carried), B, C, D, z, delta_bias, state
 
 

@@ -13,8 +13,7 @@ from ..._sequences import check_bounds, check_lengths
 from ..._torch.differentiable import Differentiable
 from ..._torch.linear import linear
 from ..._torch.op import Op
-from ..._torch.ops import autocast_dtype, autocast_to, contiguous, empty
-from .._shapes import saved_tiles
+from ..._torch.ops import all_contiguous, autocast_dtype, autocast_to, contiguous, empty
 
 #: Steps between two matrix states that the forward pass saves on a GPU
 GPU_TILE = 64
@@ -81,6 +80,11 @@ class SelectiveBackward(NamedTuple):
     requested: int
 
 
+def saved_tiles(tile: int, sequences: int, time: int, packed: bool) -> int:
+    """Return the number of states that a forward pass saves, one for every ``tile`` steps of each sequence."""
+    return time // tile + sequences if packed else sequences * -(-time // tile)
+
+
 def plain(x: Tensor | None) -> Tensor | None:
     """Return ``x`` with pending conjugation and negation resolved."""
     return x if x is None or not x.is_neg() else x.resolve_neg()
@@ -94,14 +98,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.dtype != torch.float16 or not x.is_cpu:
         return linear(x, weight, bias)
     return linear(x.float(), weight.float(), None if bias is None else bias.float()).half()
-
-
-def contiguous_or_none(x: Tensor | None) -> Tensor | None:
-    return None if x is None else contiguous(x)
-
-
-def _projection(x: Tensor) -> Tensor | None:
-    return contiguous(x) if x.dim() == 2 else plain(x)
 
 
 def count_of(call: Any, batch: int) -> int:
@@ -119,20 +115,24 @@ def checked_sequences(function: str, call: Any, batch: int, time: int) -> tuple[
     if cu_seqlens is not None:
         falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
         check_bounds(function, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
-    cut = [contiguous_or_none(x) for x in (lengths, cu_seqlens, getattr(call, "reset", None))]
-    return (count_of(call, batch), time, *cut)
-
-
-def _count(call: Any) -> int:
-    return count_of(call, call.u.shape[0])
+    reset = getattr(call, "reset", None)
+    if lengths is None and cu_seqlens is None and reset is None:
+        return batch, time, None, None, None
+    return (count_of(call, batch), time, *all_contiguous(lengths, cu_seqlens, reset))
 
 
 def _work(call: Any) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
     batch, channels, time = call.u.shape
-    sequences = checked_sequences("selective_scan", call, batch, time)
-    groups = max(x.shape[1] if x.dim() == 4 else 1 for x in (call.B, call.C))
+    sequences, (B, C) = checked_sequences("selective_scan", call, batch, time), (call.B, call.C)
+    groups = max(B.shape[1] if B.dim() == 4 else 1, C.shape[1] if C.dim() == 4 else 1)
     return sequences, channels, groups, call.A.shape[1], call.softplus, call.A.is_complex()
+
+
+def _projections(call: Any) -> tuple[Any, ...]:
+    """Return B and C as the kernels read them: varying ones with any strides."""
+    B, C = call.B, call.C
+    return contiguous(B) if B.dim() == 2 else plain(B), contiguous(C) if C.dim() == 2 else plain(C)
 
 
 def like(u: Tensor) -> Tensor:
@@ -153,10 +153,10 @@ def like_heads(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def forward_outputs(call: SelectiveForward, tile: int) -> list[Tensor]:
     """Allocate out, the last state and the saved states, one for every ``tile`` steps."""
-    (channels, states), dtype = call.A.shape, call.A.dtype
-    outputs = [like(call.u), call.u.new_empty((_count(call), channels, states), dtype=dtype)]
+    (channels, states), dtype, count = call.A.shape, call.A.dtype, count_of(call, call.u.shape[0])
+    outputs = [like(call.u), call.u.new_empty((count, channels, states), dtype=dtype)]
     if call.save:
-        tiles = saved_tiles(tile, _count(call), call.u.shape[2], call.cu_seqlens is not None)
+        tiles = saved_tiles(tile, count, call.u.shape[2], call.cu_seqlens is not None)
         outputs.append(empty(call.u, (tiles, channels, states), dtype=dtype))
     return outputs
 
@@ -168,23 +168,19 @@ def _fake_outputs(call: SelectiveForward) -> list[Tensor]:
 def _forward(call: SelectiveForward) -> list[Tensor]:
     out, last, *states = outputs = forward_outputs(call, _core.ssm.tile)
     signals = (plain(call.u), plain(call.delta), plain(call.z), out)
-    A, D, delta_bias, first = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.state))
-    projections = (_projection(call.B), _projection(call.C))
+    A, D, delta_bias, first = all_contiguous(call.A, call.D, call.delta_bias, call.state)
+    B, C = _projections(call)
     saved = states[0] if states else None
-    _core.ssm.selective_forward(_work(call), *signals, A, *projections, D, delta_bias, first, last, saved)
+    _core.ssm.selective_forward(_work(call), *signals, A, B, C, D, delta_bias, first, last, saved)
     return outputs
-
-
-def _requested(call: SelectiveBackward) -> list[bool]:
-    return [bool(call.requested >> i & 1) for i in range(9)]
 
 
 def empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
     """Allocate the requested gradients in the kernels' form: those of B and C are (B, G, T, N) or (D, N)."""
     dtype = call.A.dtype
     found: list[Tensor | None] = []
-    for x, need in zip(call[:8], _requested(call)[:8], strict=True):
-        if not need or x is None:
+    for i, x in enumerate(call[:8]):
+        if x is None or not call.requested >> i & 1:
             found.append(None)
         elif x.dim() == 3:
             found.append(like(x))
@@ -192,8 +188,8 @@ def empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
             found.append(empty(x, (*x.shape[:2], call.u.shape[2], x.shape[2]), dtype=dtype))
         else:
             found.append(empty(x, x.shape))
-    first = (_count(call), *call.A.shape)
-    found.append(call.A.new_empty(first) if _requested(call)[8] else None)
+    first = (count_of(call, call.u.shape[0]), *call.A.shape)
+    found.append(call.A.new_empty(first) if call.requested >> 8 & 1 else None)
     return found
 
 
@@ -226,11 +222,10 @@ def _backward(call: SelectiveBackward) -> list[Tensor]:
         for x in (dB, dC):
             if x is not None:
                 x.zero_()
-    A, D, delta_bias, states = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.states))
-    signals = (plain(call.u), plain(call.delta), plain(call.z))
-    inputs = (*signals, A, _projection(call.B), _projection(call.C), D, delta_bias, states)
+    A, *weights, dlast = all_contiguous(call.A, call.D, call.delta_bias, call.states, call.dlast)
+    inputs = (plain(call.u), plain(call.delta), plain(call.z), A, *_projections(call), *weights)
     gradients = (du, ddelta, dz, dA, dB, dC, dD, dbias, dfirst)
-    _core.ssm.selective_backward(_work(call), inputs, plain(call.dout), contiguous_or_none(call.dlast), gradients)
+    _core.ssm.selective_backward(_work(call), inputs, plain(call.dout), dlast, gradients)
     return as_arguments(call, found)
 
 

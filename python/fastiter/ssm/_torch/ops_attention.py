@@ -10,9 +10,8 @@ from torch import Tensor
 from ... import _core
 from ..._torch.differentiable import Differentiable
 from ..._torch.op import Op
-from ..._torch.ops import empty
-from .._shapes import saved_tiles
-from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
+from ..._torch.ops import contiguous, empty
+from .ops import GPU_TILE, checked_sequences, computed, count_of, like_heads, plain, saved_tiles
 
 
 class AttentionForward(NamedTuple):
@@ -86,7 +85,7 @@ def forward_outputs(call: AttentionForward, tile: int) -> list[Tensor]:
 def _forward(call: AttentionForward) -> list[Tensor]:
     o, last, *states = outputs = forward_outputs(call, _core.ssm.attention_tile)
     signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay))
-    exact = (contiguous_or_none(call.bonus), contiguous_or_none(call.state))
+    exact = (contiguous(call.bonus), contiguous(call.state))
     _core.ssm.attention_forward(_shape(call), (*signals, *exact), None, o, last, states[0] if states else None)
     return outputs
 
@@ -131,8 +130,8 @@ def _backward_outputs(call: AttentionBackward) -> list[Tensor]:
 
 def _backward(call: AttentionBackward) -> list[Tensor]:
     found = empty_gradients(call)
-    signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay), contiguous_or_none(call.bonus))
-    states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
+    signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay), contiguous(call.bonus))
+    states, dlast = contiguous(call.states), contiguous(call.dlast)
     _core.ssm.attention_backward(_shape(call), signals, None, states, plain(call.dout), dlast, tuple(found), None)
     return as_arguments(call, found)
 

@@ -13,7 +13,7 @@ from ..._torch.differentiable import Differentiable
 from ..._torch.op import Changed, Op, count_change
 from ..._torch.ops import contiguous, unwatched
 from .._conv_shapes import check_label_range
-from .ops import checked_sequences, computed, contiguous_or_none, count_of, like, plain
+from .ops import checked_sequences, computed, count_of, like, plain
 from .step import check_rows
 
 
@@ -83,7 +83,7 @@ def forward_outputs(call: ConvForward) -> list[Tensor]:
 
 def _forward(call: ConvForward) -> list[Tensor]:
     out, *last = outputs = forward_outputs(call)
-    weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
+    weight, bias = contiguous(call.weight), contiguous(call.bias)
     width = weight.shape[1]
     states = (_states(x, width) for x in (call.state, last[0] if last else None))
     _core.ssm.conv_forward(_work(call), plain(call.x), out, weight, bias, *states)
@@ -108,7 +108,7 @@ def _backward_outputs(call: ConvBackward) -> list[Tensor]:
 
 def _backward(call: ConvBackward) -> list[Tensor]:
     found = dx, dweight, dbias, dfirst = empty_gradients(call)
-    weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
+    weight, bias = contiguous(call.weight), contiguous(call.bias)
     width = weight.shape[1]
     inputs = (plain(call.x), weight, bias, _states(call.state, width))
     gradients = (dx, dweight, dbias, _states(dfirst, width))
@@ -145,7 +145,7 @@ def _update(call: ConvUpdate) -> Tensor:
     if out.numel() == 0:
         return out
     kept = conv_state.resolve_neg() if conv_state.is_neg() else conv_state
-    positions = contiguous_or_none(call.cache_seqlens)
+    positions = contiguous(call.cache_seqlens)
     _core.ssm.conv_update(plain(x), kept, plain(call.weight), plain(call.bias), call.silu, positions, rows, out)
     if kept is not conv_state:
         conv_state.copy_(kept)

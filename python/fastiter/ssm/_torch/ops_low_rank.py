@@ -9,9 +9,8 @@ from torch import Tensor
 from ... import _core
 from ..._torch.differentiable import Differentiable
 from ..._torch.op import Op
-from ..._torch.ops import empty
-from .._shapes import saved_tiles
-from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
+from ..._torch.ops import contiguous, empty
+from .ops import GPU_TILE, checked_sequences, computed, count_of, like_heads, plain, saved_tiles
 
 
 class LowRankForward(NamedTuple):
@@ -93,7 +92,7 @@ def _outputs(call: LowRankForward) -> list[Tensor]:
 def _forward(call: LowRankForward) -> list[Tensor]:
     o, last, *saved = outputs = forward_outputs(call, _core.ssm.attention_tile)
     w, states = saved or (None, None)
-    inputs = (*(plain(x) for x in call[:7]), contiguous_or_none(call.state))
+    inputs = (*(plain(x) for x in call[:7]), contiguous(call.state))
     _core.ssm.low_rank_forward(_shape(call), inputs, o, last, states, w)
     return outputs
 
@@ -125,7 +124,7 @@ def _backward_outputs(call: LowRankBackward) -> list[Tensor]:
 def _backward(call: LowRankBackward) -> list[Tensor]:
     found = empty_gradients(call)
     signals = tuple([plain(x) for x in call[:7]])
-    states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
+    states, dlast = contiguous(call.states), contiguous(call.dlast)
     saved = (states, plain(call.w), plain(call.dout), dlast)
     _core.ssm.low_rank_backward(_shape(call), signals, *saved, tuple(found))
     return as_arguments(call, found)

@@ -9,9 +9,8 @@ from torch import Tensor
 from ... import _core
 from ..._torch.differentiable import Differentiable
 from ..._torch.op import Op
-from ..._torch.ops import empty
-from .._shapes import saved_tiles
-from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
+from ..._torch.ops import contiguous, empty
+from .ops import GPU_TILE, checked_sequences, computed, count_of, like_heads, plain, saved_tiles
 
 
 class MlstmForward(NamedTuple):
@@ -101,7 +100,7 @@ def _outputs(call: MlstmForward) -> list[Tensor]:
 def _forward(call: MlstmForward) -> list[Tensor]:
     h, last, last_n, last_m, *saved = outputs = forward_outputs(call, _core.ssm.attention_tile)
     states, states_n, states_m = saved or (None, None, None)
-    C, n, m = (contiguous_or_none(x) for x in (call.C, call.n, call.m))
+    C, n, m = (contiguous(x) for x in (call.C, call.n, call.m))
     inputs = (plain(call.q), plain(call.k), plain(call.v), None, None, C)
     gates = (plain(call.i), plain(call.f), float(call.eps), n, m, last_n, last_m, states_n, states_m)
     _core.ssm.attention_forward(_shape(call), inputs, gates, h, last, states)
@@ -151,9 +150,9 @@ def _backward(call: MlstmBackward) -> list[Tensor]:
         states = _states(call, dm.shape[0])
         dC, dn = (states[i] if x is None else x for i, x in enumerate((dC, dn)))
     inputs = (plain(call.q), plain(call.k), plain(call.v), None, None)
-    saved, saved_n, saved_m = (contiguous_or_none(x) for x in (call.saved_C, call.saved_n, call.saved_m))
+    saved, saved_n, saved_m = (contiguous(x) for x in (call.saved_C, call.saved_n, call.saved_m))
     gates = (plain(call.i), plain(call.f), float(call.eps), None, None, None, None, saved_n, saved_m)
-    dlast, dlast_n = contiguous_or_none(call.dlast_C), contiguous_or_none(call.dlast_n)
+    dlast, dlast_n = contiguous(call.dlast_C), contiguous(call.dlast_n)
     of_gates = (dlast_n, call.through_normalizer, di, df, dn, dm)
     gradients = (dq, dk, dv, None, None, dC)
     _core.ssm.attention_backward(_shape(call), inputs, gates, saved, plain(call.dh), dlast, gradients, of_gates)

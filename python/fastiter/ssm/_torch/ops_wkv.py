@@ -9,7 +9,6 @@ from torch import Tensor
 from ... import _core
 from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty, unit_stride
-from .ops import contiguous_or_none
 
 
 class WkvForward(NamedTuple):
@@ -60,7 +59,7 @@ def _outputs(call: WkvForward) -> list[Tensor]:
 def _arguments(call: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     """Return the inputs and the initial state in the layout of the kernels."""
     inputs = (contiguous(call.w), contiguous(call.bonus), unit_stride(call.k), unit_stride(call.v))
-    return inputs, tuple([contiguous_or_none(x) for x in call[4:7]])
+    return inputs, tuple([contiguous(x) for x in call[4:7]])
 
 
 def _forward(call: WkvForward) -> list[Tensor]:
@@ -83,7 +82,7 @@ def _backward_outputs(call: WkvBackward) -> list[Tensor]:
 def _backward(call: WkvBackward) -> list[Tensor]:
     found = _gradients(call)
     dout = None if call.dout is None else unit_stride(call.dout)
-    dlast = tuple([contiguous_or_none(x) for x in call[9:12]])
+    dlast = tuple([contiguous(x) for x in call[9:12]])
     states = contiguous(call.states)
     _core.ssm.wkv_backward(*_arguments(call), states, dout, dlast, tuple(found[:4]), tuple(found[4:]))
     return [x for x in found if x is not None]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ...._torch.ops import contiguous, unit_stride
-from ..ops import GPU_TILE, contiguous_or_none
+from ..ops import GPU_TILE
 from ..ops_attention import (
     AttentionBackward,
     AttentionForward,
@@ -67,7 +67,7 @@ def forward(call: AttentionForward) -> list[Tensor]:
     problem = problem_of("linear_attention", call)
     if call.lengths is not None:
         outputs[0].zero_()
-    first = contiguous_or_none(call.state)
+    first = contiguous(call.state)
     for own, part in problem.parts(1):
         o, last, saved = outputs[0][:, :, own], outputs[1][:, own], outputs[2][:, own] if call.save else None
         states = part.new(part.cut.lines(part.tile.steps), part.v.shape[2], *part.sizes)
@@ -165,7 +165,7 @@ def backward(call: AttentionBackward) -> list[Tensor]:
     found = empty_gradients(call)
     problem = problem_of("linear_attention", call)
     d_o = None if call.dout is None else unit_stride(call.dout)
-    dlast, saved = contiguous_or_none(call.dlast), contiguous(call.states)
+    dlast, saved = contiguous(call.dlast), contiguous(call.states)
     dv, dfirst = found[2], found[5]
     if found[4] is not None:
         found[4] = problem.new(1, *found[4].shape[1:])

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...._torch import launch
-from ...._torch.ops import unit_stride
+from ...._torch.ops import contiguous, unit_stride
 from ...._torch.sequences import check_values
-from ..ops import GPU_TILE, computed, contiguous_or_none, count_of, plain
+from ..ops import GPU_TILE, computed, count_of, plain
 
 #: Bytes of scratch memory for the states before the chunks; calls that need more process the heads in several parts.
 SCRATCH = 1 << 29
@@ -156,7 +156,7 @@ def problem_of(function: str, call: Any) -> Problem:
     if decay is not None and decay.dim() == 4:
         decay = unit_stride(decay)
     signals = (unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), decay)
-    bonus = contiguous_or_none(call.bonus)
+    bonus = contiguous(call.bonus)
     return Problem(*signals, bonus, call.is_log, call.scale, cut_of(function, call), bonus is not None)
 
 

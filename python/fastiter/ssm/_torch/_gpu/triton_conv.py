@@ -12,7 +12,7 @@ from ...._check import overlaps_itself
 from ...._torch import launch
 from ...._torch.ops import contiguous
 from ...._torch.sequences import check_values
-from ..ops import computed, contiguous_or_none, plain
+from ..ops import computed, plain
 from ..ops_conv import (
     ConvBackward,
     ConvForward,
@@ -97,8 +97,8 @@ def forward(call: ConvForward) -> list[Tensor]:
     work, x = _work(call), plain(call.x)
     assert x is not None
     out, *last = outputs = forward_outputs(call)
-    weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
-    first = contiguous_or_none(call.state) if work.width > 1 else None
+    weight, bias = contiguous(call.weight), contiguous(call.bias)
+    first = contiguous(call.state) if work.width > 1 else None
     channels, steps = _FORWARD[x.stride(1) >= x.stride(2)]
     blocks, segments = _blocks(work.channels, channels), _blocks(work.time, steps)
     arguments = (x, weight, bias, first, *work.cut, out, *strides_of(x), *strides_of(out))
@@ -119,8 +119,8 @@ def backward(call: ConvBackward) -> list[Tensor]:
     found = dx, dweight, dbias, dfirst = empty_gradients(call)
     dout = call.x.new_zeros(()).expand(call.x.shape) if call.dout is None else plain(call.dout)
     assert x is not None and dout is not None
-    first, dlast = (contiguous_or_none(y) if work.width > 1 else None for y in (call.state, call.dlast))
-    inputs = (x, contiguous(call.weight), contiguous_or_none(call.bias), first, *work.cut, dout, dlast)
+    first, dlast = (contiguous(y) if work.width > 1 else None for y in (call.state, call.dlast))
+    inputs = (x, contiguous(call.weight), contiguous(call.bias), first, *work.cut, dout, dlast)
     strides, how = (*strides_of(x), *strides_of(dout)), {"W": work.width, "SILU": call.silu}
     channels, steps = _BACKWARD[x.stride(1) >= x.stride(2)]
     tiles = _SUMMED if work.width <= _UNROLLED else 1

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ...._torch.ops import contiguous, unit_stride
-from ..ops import GPU_TILE, contiguous_or_none, plain
+from ..ops import GPU_TILE, plain
 from ..ops_low_rank import (
     LowRankBackward,
     LowRankForward,
@@ -163,7 +163,7 @@ def backward(call: LowRankBackward) -> list[Tensor]:
     pairs = _pairs_of(call)
     per_key = call.v.shape[2] // call.q.shape[2]
     d_o = None if call.dout is None else unit_stride(call.dout)
-    w, saved, dlast = contiguous(call.w), contiguous(call.states), contiguous_or_none(call.dlast)
+    w, saved, dlast = contiguous(call.w), contiguous(call.states), contiguous(call.dlast)
     dstate = pairs.q_k.new(pairs.q_k.cut.sequences, *saved.shape[1:]) if found[7] is None else found[7]
     if dlast is None:
         dstate.zero_()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...._torch import launch
-from ..ops import GPU_TILE, contiguous_or_none, plain
+from ...._torch.ops import contiguous
+from ..ops import GPU_TILE, plain
 from ..ops_attention import AttentionBackward, AttentionForward
 from ..ops_mlstm import (
     MlstmBackward,
@@ -66,7 +67,7 @@ def _gates(call: Any, cut: Cut, last: Tensor) -> _Gates:
     if cut.lengths is not None:
         for x in gates[:3]:
             x.zero_()
-    _run("fwd", call, cut, last.dtype, {**gates._asdict(), "first": contiguous_or_none(call.m)})
+    _run("fwd", call, cut, last.dtype, {**gates._asdict(), "first": contiguous(call.m)})
     return gates
 
 
@@ -158,7 +159,7 @@ def backward(call: MlstmBackward) -> list[Tensor]:
     dm.zero_().sub_(along_m(call.last_C, call.dlast_C)).sub_(along_m(call.last_n, call.dlast_n))
     if call.dlast_m is not None:
         dm += call.dlast_m
-    kept = {"m": gates.m, "first": contiguous_or_none(call.m), "dm": dm}
+    kept = {"m": gates.m, "first": contiguous(call.m), "dm": dm}
     d_enter = (weighted[..., :-1] * call.v).sum(3) + weighted[..., -1]
     to = {"di": torch.zeros_like(gates.m), "df": torch.zeros_like(gates.m), "d_enter": d_enter}
     to |= {"d_decay": d_decay * gates.decay, "d_divisor": output.d_divisor}

@@ -19,7 +19,6 @@ from ..ops import (
     SelectiveForward,
     as_arguments,
     computed,
-    contiguous_or_none,
     count_of,
     empty_gradients,
     forward_outputs,
@@ -164,7 +163,7 @@ def forward(call: SelectiveForward) -> list[Tensor]:
     else:
         last.copy_(call.state)
     signals = (*map(_signal, (call.u, call.delta, call.z)), out)
-    A, D, bias = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias))
+    A, D, bias = (contiguous(x) for x in (call.A, call.D, call.delta_bias))
     B, C = (_projection(x, _FORWARD) for x in (call.B, call.C))
     memory = (*signals[:2], A, B, C, D, signals[2], bias, out, last, states[0] if states else None)
     more = {"STEPS": _FORWARD, "SAVED": _BACKWARD * _LANES}
@@ -207,7 +206,7 @@ def backward(call: SelectiveBackward) -> list[Tensor]:
     most = _CHANNELS_ALIGNED if _aligned(work, signals) else _CHANNELS
     channels = _channels(work, _CHANNELS_FLOAT64 if call.u.dtype == torch.float64 else most)
     sums = _empty_sums(work, call, _blocks(work, channels))
-    A, D, bias, states = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.states))
+    A, D, bias, states = (contiguous(x) for x in (call.A, call.D, call.delta_bias, call.states))
     B, C = (_projection(x, _BACKWARD) for x in (call.B, call.C))
     inputs = (*signals[:2], A, B, C, D, signals[2], bias, states, *signals[3:])
     memory = (*inputs, carry, *[sums.get(i) for i in (2, 3, 4, 5, 7)])
