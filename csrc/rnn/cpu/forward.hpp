@@ -6,7 +6,9 @@
 namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Forward {
     using T = accumulate_t<S>;
-    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = rows_of_tile<S, G * U>;
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units(G), R = rows_of_tile<S, G * U>;
+    static_assert(G * U == 3 || G * U == 4, "multiply takes several panels of a single row only with 3 or 4 vectors");
+    static_assert(C::saved <= 4 && states <= kMaxStates, "the registers of Work, and the loops unrolled four times");
     static constexpr int kOneRow = panels_of_one_row<S>(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int kTogether = min_of(R, kTileRows); // rows whose cells are interleaved
     static constexpr int64_t kPanelUnits = U * W;
@@ -384,7 +386,7 @@ template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int th
                      kCell = 25, kStart = 8000;
     constexpr double kL1 = 32 << 10, kL2 = 768 << 10, kL2Bytes = 40, kL3Bytes = 20;
     const double G = double(cell_size(shape.cell).gates);
-    const int64_t panels = max_of(1, ceil_div(shape.D, lanes<S> * (backward || G == 1 ? 4 : 1)));
+    const int64_t panels = max_of(1, ceil_div(shape.D, lanes<S> * (backward ? 4 : panel_units(int(G)))));
     auto cycles = [&](int heads, int row_groups, int panel_groups) {
         const double rows = ceil_div(shape.B, row_groups), units = double(ceil_div(panels, panel_groups)) / panels;
         const double elements = G * shape.D * shape.D * units, bytes = elements * sizeof(S);

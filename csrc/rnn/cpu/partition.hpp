@@ -6,8 +6,9 @@
 
 namespace fastiter::rnn::FASTITER_LEVEL {
 
-// Vectors of units per panel in the forward pass: for cells with several gates, one vector fills a tile.
-template <class C> constexpr int panel_units = C::gates == 1 ? 4 : 1;
+// Vectors of units per panel in the forward pass, for a cell with this number of gates: up to four vectors of gates fill
+// a tile.
+constexpr int panel_units(int gates) { return max_of(1, 4 / gates); }
 
 // This thread's coordinates in the plan: its group of heads, its group of rows, its share of each head's panels.
 struct ThreadCoords {

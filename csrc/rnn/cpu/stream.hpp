@@ -29,7 +29,7 @@ FASTITER_INLINE void product_in_blocks(const T* x, int64_t x_row, const T* panel
 }
 
 template <class T, class C> struct StepOfLayer {
-    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = tile_rows<G * U>;
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units(G), R = tile_rows<G * U>;
     static constexpr int64_t kPanelUnits = U * W;
 
     const StepStack<T>& p;

@@ -76,7 +76,8 @@ template <class S> int tile_rows_of(int largest, int64_t K) {
 // Number of panels that a single row processes at once: enough independent sums, or cells, to hide the latency of one
 template <class S> constexpr int panels_of_one_row(int nv) { return on_tiles<S> || nv == 3 ? 4 : 2; }
 
-// The product of `rows` <= rows_of_tile<S, nv> rows and `panels` panels: one, or for a single row panels_of_one_row.
+// The product of `rows` <= rows_of_tile<S, nv> rows and `panels` panels: one, or for a single row panels_of_one_row if
+// they have at least three vectors, as full panels do.
 template <class S> void multiply(TileRegisters& registers, int rows, int nv, int panels, const Product<S>& p) {
     with_count<4>(nv, [&]<int NV>() {
         if constexpr (on_tiles<S>) {
