@@ -278,80 +278,57 @@ def _packed(bounds: Array, rows: Array) -> Array:
     return packed
 
 
-def elman(
-    wx: Array,
-    r: Array,
-    b: Array | None = None,
-    state: Sequence[Array] | None = None,
-    *,
-    activation: str = "tanh",
-    reverse: bool = False,
-    lengths: npt.ArrayLike | None = None,
-    reset: Array | None = None,
-    cu_seqlens: npt.ArrayLike | None = None,
-    clip_state: float | None = None,
-) -> Output:
-    """h = tanh(wx + R h' + b), or max(., 0) with activation="relu".
+def _function(cell: str, equations: str = "") -> Callable[..., Output]:
+    """Return the public function of a cell.
 
     With `reverse` the state enters at the last step and the final state is that after step 0. Steps t >= lengths[b]
     are not computed: all states there are 0, and the final state is that of the last computed step. With
     `cu_seqlens` B is 1 and steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s, with the states of row s. Where
     `reset` (B, T) or (T,) is true, the state before the step is replaced by 0. With `clip_state` = v, h is clipped to
-    [-v, v] after each step. The same holds for every cell here.
+    [-v, v] after each step.
     """
-    return _forward(f"elman_{activation}", wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
+
+    def run(
+        wx: Array,
+        r: Array,
+        b: Array | None = None,
+        state: Sequence[Array] | None = None,
+        *,
+        reverse: bool = False,
+        lengths: npt.ArrayLike | None = None,
+        reset: Array | None = None,
+        cu_seqlens: npt.ArrayLike | None = None,
+        clip_state: float | None = None,
+    ) -> Output:
+        return _forward(cell, wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
+
+    run.__name__ = run.__qualname__ = cell
+    run.__doc__ = equations
+    return run
 
 
-def lstm(
-    wx: Array,
-    r: Array,
-    b: Array | None = None,
-    state: Sequence[Array] | None = None,
-    *,
-    reverse: bool = False,
-    lengths: npt.ArrayLike | None = None,
-    reset: Array | None = None,
-    cu_seqlens: npt.ArrayLike | None = None,
-    clip_state: float | None = None,
-) -> Output:
-    """c = f c' + i g; h = o tanh(c), with i, f, o = sigmoid(a), g = tanh(a), a = wx + R h' + b; state (h, c)."""
-    return _forward("lstm", wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
+_ELMAN = {activation: _function(f"elman_{activation}") for activation in ("tanh", "relu")}
 
 
-def gru(
-    wx: Array,
-    r: Array,
-    b: Array | None = None,
-    state: Sequence[Array] | None = None,
-    *,
-    reverse: bool = False,
-    lengths: npt.ArrayLike | None = None,
-    reset: Array | None = None,
-    cu_seqlens: npt.ArrayLike | None = None,
-    clip_state: float | None = None,
-) -> Output:
-    """h = (1 - z) n + z h', with r, z = sigmoid(wx + R h' + b), n = tanh(wx_n + r (R_n h' + b_n)); state (h,)."""
-    return _forward("gru", wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
+def elman(*arguments: Any, activation: str = "tanh", **options: Any) -> Output:
+    """h = tanh(wx + R h' + b), or max(., 0) with activation="relu"; state (h,)."""
+    return _ELMAN[activation](*arguments, **options)
 
 
-def slstm(
-    wx: Array,
-    r: Array,
-    b: Array | None = None,
-    state: Sequence[Array] | None = None,
-    *,
-    reverse: bool = False,
-    lengths: npt.ArrayLike | None = None,
-    reset: Array | None = None,
-    cu_seqlens: npt.ArrayLike | None = None,
-    clip_state: float | None = None,
-) -> Output:
+lstm = _function(
+    "lstm", "c = f c' + i g; h = o tanh(c), with i, f, o = sigmoid(a), g = tanh(a), a = wx + R h' + b; state (h, c)."
+)
+gru = _function(
+    "gru", "h = (1 - z) n + z h', with r, z = sigmoid(wx + R h' + b), n = tanh(wx_n + r (R_n h' + b_n)); state (h,)."
+)
+slstm = _function(
+    "slstm",
     """c = f c' + i z; n = max(f n' + i, 1); h = o c / n, with i = exp(a_i - m), f = exp(ell - m).
 
     ell = logsigmoid(a_f) + m'; m = a_i where n' = 0 (element by element), else max(a_i, ell); both exponents are
     clamped to <= 0; z = tanh(a_z), o = sigmoid(a_o), a = wx + R h' + b; state (h, c, n, m).
-    """
-    return _forward("slstm", wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
+    """,
+)
 
 
 def backward(
