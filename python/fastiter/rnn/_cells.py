@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from .. import _core
-from .._check import check_choice, fits_float, type_name
+from .._array_like import as_array, as_arrays
+from .._check import check_arrays, check_choice, fits_float, type_name
 from .._layouts import torch_features_hint, torch_state_hint, torch_weight_hint
 
 Shape = tuple[int, ...]
@@ -96,6 +99,7 @@ CELLS = {
 
 #: The allowed dtypes in messages, with the reason why float16 is not allowed
 NOT_IN_FLOAT16 = "as float16 cannot hold what gates and their gradients range over"
+DTYPES, FLOAT32 = ("float32", "float64", "bfloat16"), np.dtype(np.float32)
 FLOAT16_REFUSED = f"float32, float64 or bfloat16, {NOT_IN_FLOAT16}"
 
 
@@ -173,3 +177,33 @@ def check_state(function: str, cell: Cell, state: Any) -> None:
         raise TypeError(f"{function}: state must be a tuple {letters}, got {type(state).__name__}")
     if len(state) != len(cell.states):
         raise ValueError(f"{function}: state must be a tuple {letters} of {len(cell.states)}, got {len(state)} parts")
+
+
+def checked_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> Any:
+    """Convert array-likes among the arguments to arrays, and check the dtypes; return ``arrays`` itself if it can be.
+
+    All dtypes equal that of wx, except that the states other than h are float32 if wx is bfloat16.
+    """
+    read = as_arrays(function, names, arrays)
+    dtype = getattr(read[0], "dtype", None)
+    if getattr(dtype, "name", "") == "float16":
+        raise TypeError(f"{function}: wx must be a NumPy array of {FLOAT16_REFUSED}, got dtype float16")
+    if isinstance(read[0], np.ndarray) and read[0].itemsize == 2:
+        return _checked_half(function, cell, names, arrays, read)
+    check_arrays(function, names, read, DTYPES)
+    return read
+
+
+def _checked_half(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any], read: Sequence[Any]) -> Any:
+    """Do the same for a wx of 16 bits; ``read`` are the arguments as arrays."""
+    wide = [name in cell.state_names[1:] for name in names]
+    if read is not arrays:
+        given = zip(names, arrays, read, wide, strict=True)
+        read = [as_array(function, name, x, FLOAT32) if is_wide else y for name, x, y, is_wide in given]
+    same = [(name, x) for name, x, is_wide in zip(names, read, wide, strict=True) if not is_wide]
+    check_arrays(function, [name for name, _ in same], [x for _, x in same], DTYPES)
+    for name, x, is_wide in zip(names, read, wide, strict=True):
+        if is_wide and getattr(x, "dtype", None) != np.float32:
+            got = type_name(x) if not isinstance(x, np.ndarray) else f"dtype {x.dtype}"
+            raise TypeError(f"{function}: {name} must have dtype float32 to go with bfloat16 wx, got {got}")
+    return read

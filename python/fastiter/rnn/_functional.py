@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._array_like import as_array, as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
-from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
+from .._check import check_flag, check_out, empty_steps, integers, unit_stride
 from .._sequences import as_parts, check_packing, checked_sequences
-from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell
+from ._cells import CELLS, DTYPES, FLOAT32, Cell, check_shapes, check_state, checked_arrays, checked_bound, elman_cell
 from ._docs import documented_cell
 from ._results import Array, RnnResult, RnnStates, States, typed
 
@@ -42,10 +41,6 @@ class _Options(NamedTuple):
     cu_seqlens: Array | None = None
     reset: Array | None = None
     clip_state: float | None = None
-
-
-_FLOAT32 = np.dtype(np.float32)
-_DTYPES = ("float32", "float64", "bfloat16")
 
 
 @typed
@@ -255,7 +250,7 @@ def _run(
         check_state(function, cell, state)
         names += cell.state_names
         arrays += state
-    read = _checked_arrays(function, cell, names, arrays)
+    read = checked_arrays(function, cell, names, arrays)
     if read is not arrays:
         arrays = read
         wx, r, *rest = read
@@ -265,39 +260,9 @@ def _run(
     if out is not None:
         reset = () if options.reset is None else (options.reset,)
         arguments = (*names, *("reset" for _ in reset)), (*arrays, *reset)
-        check_out(function, out, (*wx.shape[:2], *wx.shape[3:]), *arguments, _DTYPES)
+        check_out(function, out, (*wx.shape[:2], *wx.shape[3:]), *arguments, DTYPES)
     h, last, states = run(cell, wx, r, b, state, options, all_states, out)
     return RnnStates(h, last, states) if all_states else RnnResult(h, last)
-
-
-def _checked_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> Any:
-    """Convert array-likes among the arguments to arrays, and check the dtypes; return ``arrays`` itself if it can be.
-
-    All dtypes equal that of wx, except that the states other than h are float32 if wx is bfloat16.
-    """
-    read = as_arrays(function, names, arrays)
-    dtype = getattr(read[0], "dtype", None)
-    if getattr(dtype, "name", "") == "float16":
-        raise TypeError(f"{function}: wx must be a NumPy array of {FLOAT16_REFUSED}, got dtype float16")
-    if isinstance(read[0], np.ndarray) and read[0].itemsize == 2:
-        return _checked_half(function, cell, names, arrays, read)
-    check_arrays(function, names, read, _DTYPES)
-    return read
-
-
-def _checked_half(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any], read: Sequence[Any]) -> Any:
-    """Do the same for a wx of 16 bits; ``read`` are the arguments as arrays."""
-    wide = [name in cell.state_names[1:] for name in names]
-    if read is not arrays:
-        arguments = zip(names, arrays, read, wide, strict=True)
-        read = [as_array(function, name, x, _FLOAT32) if is_wide else y for name, x, y, is_wide in arguments]
-    same = [(name, x) for name, x, is_wide in zip(names, read, wide, strict=True) if not is_wide]
-    check_arrays(function, [name for name, _ in same], [x for _, x in same], _DTYPES)
-    for name, x, is_wide in zip(names, read, wide, strict=True):
-        if is_wide and getattr(x, "dtype", None) != np.float32:
-            got = type_name(x) if not isinstance(x, np.ndarray) else f"dtype {x.dtype}"
-            raise TypeError(f"{function}: {name} must have dtype float32 to go with bfloat16 wx, got {got}")
-    return read
 
 
 def _checked(
@@ -350,7 +315,7 @@ def _cpu(
 ) -> tuple[Array, States, States]:
     heads, width = wx.shape[3:]
     wx, r = unit_stride(wx), np.ascontiguousarray(r)
-    carried = _FLOAT32 if wx.itemsize == 2 else wx.dtype  # the dtype of the sums, and of the states other than h
+    carried = FLOAT32 if wx.itemsize == 2 else wx.dtype  # the dtype of the sums, and of the states other than h
     b = None if b is None else np.ascontiguousarray(b, carried)
     first = () if state is None else tuple([np.ascontiguousarray(part) for part in state])
     dtypes = (wx.dtype, *(carried,) * (len(cell.states) - 1))
