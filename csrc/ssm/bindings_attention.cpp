@@ -16,7 +16,7 @@ Heads heads(py::handle x) {
     return {{array.data<void>(), array.stride(0), unit, array.stride(1), storage_of(array)}, array.stride(2)};
 }
 
-// (sequences, heads, per_key, K, V, scale, log_decay), and the decay
+// (sequences, heads, per_key, K, V, scale, form), and the decay
 AttentionShape attention_shape(const py::tuple& x, py::handle decay) {
     auto at = [&](int i) { return PyTuple_GET_ITEM(x.ptr(), i); };
     AttentionShape s;
@@ -26,7 +26,7 @@ AttentionShape attention_shape(const py::tuple& x, py::handle decay) {
     s.K = integer(at(3));
     s.V = integer(at(4));
     s.scale = PyFloat_AsDouble(at(5));
-    s.log_decay = at(6) == Py_True;
+    s.form = DecayForm(integer(at(6)));
     if (!decay.is_none()) s.decay = Array(decay.ptr()).ndim() == 4 ? Decay::vector : Decay::scalar;
     return s;
 }

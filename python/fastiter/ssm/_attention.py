@@ -17,8 +17,8 @@ from ._attention_shapes import (
     AttentionSizes,
     check_attention_shapes,
     check_attention_state,
-    check_one_decay,
     checked_scale,
+    given_decay,
 )
 
 
@@ -31,8 +31,8 @@ class _Call(NamedTuple):
     decay: Array | None
     bonus: Array | None
     state: Array | None
+    form: int
     scale: float
-    is_log: bool
 
 
 def linear_attention(
@@ -132,7 +132,7 @@ def linear_attention(
     every = {**given, "state": state}
     arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}
     check_attention_dtypes(function, arrays, ("bonus", "state"))
-    check_one_decay(function, log_decay, decay)
+    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == np.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in arrays.items()})
     check_flag(function, "reverse", reverse)
@@ -143,8 +143,7 @@ def linear_attention(
     if out is not None:
         check_out(function, out, "v", arrays, cut.reset)
     o = empty(v.shape, v.dtype) if out is None else out
-    factors, is_log = decay_of(sizes, log_decay, decay)
-    call = _Call(q, k, v, factors, bonus, state, factor, is_log)
+    call = _Call(q, k, v, at_all_steps(sizes, found), bonus, state, form, factor)
     if reverse:
         return o, backwards(lambda x, cut, o: run(sizes, _Call._make([*x, *call[4:]]), cut, o), call[:4], cut, o)
     return o, run(sizes, call, cut, o)
@@ -163,12 +162,11 @@ def check_attention_dtypes(function: str, arrays: Mapping[str, Any], exact: Coll
             raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head}, got {x.dtype}")
 
 
-def decay_of(sizes: AttentionSizes, log_decay: Array | None, decay: Array | None) -> tuple[Array | None, bool]:
-    """Return the decay at all steps, and whether it is a logarithm."""
-    found = decay if log_decay is None else log_decay
-    if found is not None and found.ndim == 1:
-        found = np.broadcast_to(found, (sizes.batch, sizes.time, sizes.heads))
-    return found, log_decay is not None
+def at_all_steps(sizes: AttentionSizes, decay: Array | None) -> Array | None:
+    """Return the decay with an axis of steps."""
+    if decay is not None and decay.ndim == 1:
+        return np.broadcast_to(decay, (sizes.batch, sizes.time, sizes.heads))
+    return decay
 
 
 def _cpu(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> Array:
@@ -179,7 +177,7 @@ def _cpu(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> Arra
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
     o = aligned(out)
-    _core.ssm.attention_forward((work, *numbers, call.scale, call.is_log), inputs, None, o, last, None)
+    _core.ssm.attention_forward((work, *numbers, call.scale, call.form), inputs, None, o, last, None)
     if o is not out:
         out[...] = o
     return last
@@ -192,7 +190,7 @@ def _reference(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -
     dtype = computed(call.q)
     q, k, v = (x.astype(dtype) for x in call[:3])
     decay, bonus, first = (None if x is None else x.astype(dtype) for x in (call.decay, call.bonus, call.state))
-    factors = decay if decay is None or not call.is_log else np.exp(decay)
+    factors = None if decay is None else specification.FACTORS[call.form](decay)
     cuts = reference.Cut(*cut)
     out[...], last = specification.linear_attention(q, k, v, factors, bonus, call.scale, state=first, cut=cuts)
     return last

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._check import fits_float, type_name
 
 Shape = tuple[int, ...]
 #: The largest finite float32 and float64
 _LARGEST = (float.fromhex("0x1.fffffep127"), sys.float_info.max)
+#: The arguments for a decay, by the numbers of their forms in the kernels: the factor of the state, or its logarithm
+DECAY_FORMS = ("decay", "log_decay")
 
 
 class AttentionSizes(NamedTuple):
@@ -44,7 +46,7 @@ def check_attention_shapes(function: str, shapes: Mapping[str, Shape]) -> Attent
         )
     heads, values = v[2:]
     sizes = AttentionSizes(batch, time, heads, key_heads, keys, values)
-    for name in ("log_decay", "decay"):
+    for name in DECAY_FORMS:
         if name in shapes:
             _check_decay(function, name, tuple(shapes[name]), sizes)
     if "bonus" in shapes and tuple(shapes["bonus"]) != (heads, keys):
@@ -80,10 +82,12 @@ def check_attention_state(function: str, shape: Shape, count: int, sizes: Attent
         raise ValueError(f"{function}: state must have shape ({letter}, N, K, V) = {expected}, got {got}")
 
 
-def check_one_decay(function: str, log_decay: object, decay: object) -> None:
-    """Check that the decay is given in only one form."""
-    if log_decay is not None and decay is not None:
-        raise ValueError(f"{function}: decay must be None if log_decay is given, got both")
+def given_decay(function: str, forms: Mapping[str, Any]) -> tuple[Any, int]:
+    """Return the decay, None if it is not given, and the number of its form; it must be given in only one."""
+    names = [name for name, x in forms.items() if x is not None]
+    if len(names) > 1:
+        raise ValueError(f"{function}: {names[1]} must be None if {names[0]} is given, got both")
+    return (forms[names[0]], DECAY_FORMS.index(names[0])) if names else (None, 0)
 
 
 def checked_scale(function: str, scale: object, double: bool) -> float:

@@ -12,14 +12,14 @@ from .._backend import Backend, Backends, choose
 from .._check import check_flag, empty
 from .._sequences import Sequences, backwards, checked_sequences
 from ._arrays import Array, aligned, check_out, computed, from_likes
-from ._attention import check_attention_dtypes, decay_of
+from ._attention import at_all_steps, check_attention_dtypes
 from ._attention_shapes import (
     AttentionSizes,
     check_attention_shapes,
     check_attention_state,
     check_correction_shapes,
-    check_one_decay,
     checked_scale,
+    given_decay,
 )
 
 
@@ -33,7 +33,7 @@ class _Call(NamedTuple):
     a: Array
     b: Array
     state: Array | None
-    is_log: bool
+    form: int
     scale: float
 
 
@@ -130,7 +130,7 @@ def dplr_delta_rule(
     given: dict[str, Any] = {"q": q, "k": k, "v": v, "a": a, "b": b}
     arrays = given | {name: x for name, x in optional.items() if x is not None}
     check_attention_dtypes(function, arrays, ("state",))
-    check_one_decay(function, log_decay, decay)
+    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == np.float64)
     shapes = {name: x.shape for name, x in arrays.items()}
     sizes = check_attention_shapes(function, shapes)
@@ -143,8 +143,7 @@ def dplr_delta_rule(
     if out is not None:
         check_out(function, out, "v", arrays, cut.reset)
     o = empty(v.shape, v.dtype) if out is None else out
-    every, is_log = decay_of(sizes, log_decay, decay)
-    call = _Call(q, k, v, every, a, b, state, is_log, factor)
+    call = _Call(q, k, v, at_all_steps(sizes, found), a, b, state, form, factor)
     if reverse:
         return o, backwards(lambda x, cut, o: run(sizes, _Call._make([*x, *call[6:]]), cut, o), call[:6], cut, o)
     return o, run(sizes, call, cut, o)
@@ -157,7 +156,7 @@ def _cpu(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> Arra
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
     inputs: tuple[Any, ...] = (*(aligned(x) for x in call[:6]), None, first)
-    _core.ssm.low_rank_forward((work, *numbers, call.scale, call.is_log), inputs, o, last, None, None)
+    _core.ssm.low_rank_forward((work, *numbers, call.scale, call.form), inputs, o, last, None, None)
     if o is not out:
         out[...] = o
     return last
@@ -169,7 +168,7 @@ def _reference(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -
     dtype = computed(call.q)
     q, k, v, a, b = (x.astype(dtype) for x in (*call[:3], call.a, call.b))
     decay, first = (None if x is None else x.astype(dtype) for x in (call.decay, call.state))
-    factors = decay if decay is None or not call.is_log else np.exp(decay)
+    factors = None if decay is None else reference_attention.FACTORS[call.form](decay)
     cuts = reference.Cut(*cut)
     out[...], last = reference_attention.linear_attention(
         q, k, v, factors, None, call.scale, state=first, cut=cuts, correction=(a, b)

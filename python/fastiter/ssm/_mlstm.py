@@ -148,7 +148,7 @@ def _cpu(sizes: AttentionSizes, call: _Call, cut: Sequences, out: Array) -> Stat
     gates = (aligned(call.i), aligned(call.f), call.eps, n, m, last_n, last_m, None, None)
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
-    _core.ssm.attention_forward((work, *numbers, call.scale, True), inputs, gates, h, last, None)
+    _core.ssm.attention_forward((work, *numbers, call.scale, 1), inputs, gates, h, last, None)
     if h is not out:
         out[...] = h
     return last, last_n, last_m

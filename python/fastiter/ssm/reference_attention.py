@@ -6,11 +6,15 @@ reads q and k of head n // (N / H). The arguments are trusted: `fastiter.ssm` ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from .reference import Array, Cut
+
+#: The factor of the state from a decay in each of its forms, in the order of DECAY_FORMS
+FACTORS: tuple[Callable[[Array], Array], ...] = (lambda factor: factor, np.exp)
 
 
 class Step(NamedTuple):

@@ -233,8 +233,8 @@ def test_opcheck() -> None:
         every = (*inputs[:4], *inputs[5:])
         tensors = [None if x is None else torch.from_numpy(x) for x in every]
         for save in (False, True):
-            opcheck(OPS._attention_fwd, *tensors, True, 0.5, *cut, save)
-        o, last, states = OPS._attention_fwd(*tensors, True, 0.5, *cut, True)
+            opcheck(OPS._attention_fwd, *tensors, 1, 0.5, *cut, save)
+        o, last, states = OPS._attention_fwd(*tensors, 1, 0.5, *cut, True)
         for d_o, dlast, requested in (
             (o, last, 63),
             (None, last, 5),

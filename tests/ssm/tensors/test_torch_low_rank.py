@@ -172,8 +172,8 @@ def test_opcheck() -> None:
         if decay == "vector":
             tensors[4:7] = [None, None, torch.rand(size[:3])]
         for save in (False, True):
-            opcheck(OPS._low_rank_fwd, *tensors, True, 0.5, *cut, save)
-        o, last, w, states = OPS._low_rank_fwd(*tensors, True, 0.5, *cut, True)
+            opcheck(OPS._low_rank_fwd, *tensors, 1, 0.5, *cut, save)
+        o, last, w, states = OPS._low_rank_fwd(*tensors, 1, 0.5, *cut, True)
         for d_o, dlast, requested in ((o, last, 255), (None, last, 5), (o, None, 130)):
             requested &= sum(1 << i for i, x in enumerate(tensors) if x is not None)
             opcheck(OPS._low_rank_bwd, *tensors[:7], w, states, d_o, dlast, True, 0.5, *cut, requested)

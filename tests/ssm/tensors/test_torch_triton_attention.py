@@ -166,7 +166,7 @@ def test_the_path_to_a_card(fake_tensors: None) -> None:
     given = {n: torch.empty(shape, device="cuda", dtype=torch.bfloat16) for n, shape in shapes.items()}
     o, last = attend(**given)
     assert o.is_cuda and o.dtype == torch.bfloat16 and last.is_cuda and last.dtype == torch.float32
-    every = (*given.values(), None, None, True, 1.0, None, None, None, True)
+    every = (*given.values(), None, None, 1, 1.0, None, None, None, True)
     assert torch.ops.fastiter._attention_fwd(*every)[2].shape == (2 * 2, 4, 8, 16)  # tiles of 64 steps
     with pytest.raises(fastiter.BackendError, match="linear_attention: k must be on device cuda:0 like q, got cpu"):
         attend(given["q"], torch.empty(shapes["k"], dtype=torch.bfloat16), given["v"])

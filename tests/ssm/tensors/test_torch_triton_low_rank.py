@@ -95,7 +95,7 @@ def test_the_path_to_a_card() -> None:
         k, v = (torch.empty(2, 70, 2, width, device="cuda") for width in (8, 16))
         o, last = dplr(k, k, v, k, k)
         assert o.is_cuda and o.shape == v.shape and last.shape == (2, 2, 8, 16)
-        saved = torch.ops.fastiter._low_rank_fwd(k, k, v, None, k, k, None, None, False, 1.0, None, None, None, True)
+        saved = torch.ops.fastiter._low_rank_fwd(k, k, v, None, k, k, None, None, 0, 1.0, None, None, None, True)
         assert saved[3].shape == (4, 2, 8, 16)
 
 

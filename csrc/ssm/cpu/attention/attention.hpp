@@ -164,13 +164,13 @@ template <class T> FASTITER_NOINLINE void read_numbers(const Heads& x, int64_t h
 // Numbers of the decay per step
 FASTITER_INLINE int64_t decay_units(const AttentionShape& s) { return s.decay == Decay::vector ? s.K : 1; }
 
-// Reads the decay of a tile; exponentiates it if it is given as a logarithm.
+// Reads the decay of a tile as a factor.
 template <class T>
 FASTITER_NOINLINE void read_decay(const AttentionShape& s, const Heads& decay, int64_t head, const Place& at,
                                   const PanelTile<T>& tile) {
     if (s.decay == Decay::none) return;
     const int64_t units = decay_units(s);
-    if (s.log_decay)
+    if (s.form == DecayForm::logarithm)
         tile.read(decay, head, units, at, [](vec<T> g) { return exp<T>(g); });
     else
         tile.read(decay, head, units, at);
@@ -259,11 +259,11 @@ template <class T> FASTITER_NOINLINE void add_rows(const PanelTile<T>& ddecay, i
     }
 }
 
-// Multiplies the gradient of a decay by the decay if it is given as a logarithm.
+// Makes the gradient of a decay that of what is given for it: of a logarithm, the gradient times the decay.
 template <class T>
-FASTITER_NOINLINE void through_logarithm(const AttentionShape& s, const PanelTile<T>& decay, const PanelTile<T>& ddecay,
-                                         int64_t steps) {
-    if (!s.log_decay) return;
+FASTITER_NOINLINE void through_form(const AttentionShape& s, const PanelTile<T>& decay, const PanelTile<T>& ddecay,
+                                    int64_t steps) {
+    if (s.form == DecayForm::factor) return;
     for (int64_t n = 0; n < decay_units(s); n += lanes<T>)
         for (int64_t t = 0; t < steps; ++t) store(ddecay.at(n, t), load(ddecay.at(n, t)) * load(decay.at(n, t)));
 }

@@ -96,7 +96,7 @@ protected:
         }
         if (p_.dk.units.data) add_to_group(p_.dk, key_head, dk_, sum_, s_.K, at, is_first_);
         if (!p_.ddecay.units.data) return;
-        through_logarithm(s_, decay_, ddecay_, at.steps);
+        through_form(s_, decay_, ddecay_, at.steps);
         ddecay_.write(p_.ddecay, head_, decay_units(s_), at);
     }
 

@@ -13,13 +13,17 @@ struct Heads {
 // The factor of the state at each step: none, one per head, or one per row of the state (K)
 enum class Decay : int { none, scalar, vector };
 
+// What is given for a factor of the state: the factor, or its logarithm. The numbers are those of DECAY_FORMS in
+// python/fastiter/ssm/_attention_shapes.py.
+enum class DecayForm : int { factor, logarithm };
+
 // `heads` value heads; head h reads q and k of head h / per_key.
 struct AttentionShape {
     Sequences sequences;
     int64_t heads = 1, per_key = 1, K = 0, V = 0;
     Decay decay = Decay::none;
-    bool log_decay = false; // the decay is e^g for the given g
-    double scale = 1;       // factor of q
+    DecayForm form = DecayForm::factor;
+    double scale = 1; // factor of q
 };
 
 // Steps between two saved states: a tile of time, a multiple of the steps that share a pass over the state.

@@ -15,7 +15,7 @@ from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _attention as arrays
-from .._attention_shapes import check_attention_shapes, check_attention_state, check_one_decay, checked_scale
+from .._attention_shapes import check_attention_shapes, check_attention_state, checked_scale, given_decay
 from ._gpu import triton_attention  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors
 from .ops import computed
@@ -90,14 +90,13 @@ def linear_attention(
     named |= {"decay": decay, "bonus": bonus, "state": state}
     tensors = {name: x for name, x in named.items() if x is not None or name in ("q", "k", "v")}
     check_tensors(function, tensors, "q", CPU_AND_CUDA)
-    check_one_decay(function, log_decay, decay)
+    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in tensors.items()})
     check_flag(function, "reverse", reverse)
     cut = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
     if state is not None:
         check_attention_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
-    found = decay if log_decay is None else log_decay
     ordered = cut
     if reverse:
         (q, k, v, varying), ordered = backwards(function, cut, q, k, v, varying_decay(found))
@@ -106,7 +105,7 @@ def linear_attention(
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
     dtype = computed(q.dtype)
     exact = (None if x is None else x.to(dtype) for x in (bonus, state))
-    o, last = attention(q, k, v, found, *exact, log_decay is not None, factor, *ordered)[:2]
+    o, last = attention(q, k, v, found, *exact, form, factor, *ordered)[:2]
     return (in_reverse(function, cut, o)[0] if reverse else o), last
 
 

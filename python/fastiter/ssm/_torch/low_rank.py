@@ -21,8 +21,8 @@ from .._attention_shapes import (
     check_attention_shapes,
     check_attention_state,
     check_correction_shapes,
-    check_one_decay,
     checked_scale,
+    given_decay,
 )
 from ._gpu import triton_low_rank  # noqa: F401 (the ops of CUDA tensors)
 from .attention import AXES, varying_decay
@@ -91,7 +91,7 @@ def dplr_delta_rule(
     named |= {"decay": decay, "state": state}
     tensors = {name: x for name, x in named.items() if x is not None or name in required}
     check_tensors(function, tensors, "q", CPU_AND_CUDA)
-    check_one_decay(function, log_decay, decay)
+    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     shapes = {name: x.shape for name, x in tensors.items()}
     sizes = check_attention_shapes(function, shapes)
@@ -99,14 +99,13 @@ def dplr_delta_rule(
     check_flag(function, "reverse", reverse)
     cut = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
     first = _checked_state(function, state, q, sizes, cut)
-    found = decay if log_decay is None else log_decay
     ordered = cut
     if reverse:
         (q, k, v, a, b, varying), ordered = backwards(function, cut, q, k, v, a, b, varying_decay(found))
         found = found if varying is None else varying
     if found is not None and found.dim() == 1:
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
-    o, last = low_rank(q, k, v, found, a, b, None, first, log_decay is not None, factor, *ordered)[:2]
+    o, last = low_rank(q, k, v, found, a, b, None, first, form, factor, *ordered)[:2]
     return (in_reverse(function, cut, o)[0] if reverse else o), last
 
 
@@ -141,7 +140,7 @@ def key_decay_delta_rule(
             raise ValueError(f"{function}: {name} must have shape {expected} to go with v, got {tuple(x.shape)}")
     cut = checked_sequences(function, q, None, None, cu_seqlens, "q")
     first = _checked_state(function, state, q, sizes, cut)
-    rest = (True, checked_scale(function, scale, q.dtype == torch.float64), *cut)
+    rest = (1, checked_scale(function, scale, q.dtype == torch.float64), *cut)
     tensors = (*_corrections(given), None) if q.is_cuda else (q, k, v, g, None, None, beta)
     o, last = low_rank(*tensors, first, *rest)[:2]
     return o, last

@@ -26,7 +26,7 @@ class AttentionForward(NamedTuple):
     decay: Tensor | None
     bonus: Tensor | None
     state: Tensor | None
-    is_log: bool
+    form: int
     scale: float
     reset: Tensor | None
     lengths: Tensor | None
@@ -48,7 +48,7 @@ class AttentionBackward(NamedTuple):
     states: Tensor
     dout: Tensor | None
     dlast: Tensor | None
-    is_log: bool
+    form: int
     scale: float
     reset: Tensor | None
     lengths: Tensor | None
@@ -60,7 +60,7 @@ def _shape(call: Any) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
     (_, _, heads, values), (key_heads, keys) = call.v.shape, call.q.shape[2:]
     sequences = checked_sequences("linear_attention", call, call.q.shape[0], call.q.shape[1])
-    return sequences, heads, heads // key_heads, keys, values, float(call.scale), call.is_log
+    return sequences, heads, heads // key_heads, keys, values, float(call.scale), call.form
 
 
 def _state_shape(call: Any) -> tuple[int, int, int]:

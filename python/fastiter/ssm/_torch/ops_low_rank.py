@@ -28,7 +28,7 @@ class LowRankForward(NamedTuple):
     b: Tensor | None
     beta: Tensor | None
     state: Tensor | None
-    is_log: bool
+    form: int
     scale: float
     reset: Tensor | None
     lengths: Tensor | None
@@ -53,7 +53,7 @@ class LowRankBackward(NamedTuple):
     states: Tensor
     dout: Tensor | None
     dlast: Tensor | None
-    is_log: bool
+    form: int
     scale: float
     reset: Tensor | None
     lengths: Tensor | None
@@ -65,7 +65,7 @@ def _shape(call: Any) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
     (batch, time, heads, values), (key_heads, keys) = call.v.shape, call.q.shape[2:]
     sequences = checked_sequences("dplr_delta_rule", call, batch, time)
-    return sequences, heads, heads // key_heads, keys, values, float(call.scale), call.is_log
+    return sequences, heads, heads // key_heads, keys, values, float(call.scale), call.form
 
 
 def _state_shape(call: Any) -> tuple[int, int, int]:

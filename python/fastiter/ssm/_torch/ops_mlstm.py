@@ -73,7 +73,7 @@ def _shape(call: Any) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
     (batch, time, heads, values), (key_heads, keys) = call.v.shape, call.q.shape[2:]
     sequences = checked_sequences("mlstm", call, batch, time)
-    return sequences, heads, heads // key_heads, keys, values, float(call.scale), True
+    return sequences, heads, heads // key_heads, keys, values, float(call.scale), 1
 
 
 def _states(call: Any, count: int) -> list[Tensor]:

@@ -157,7 +157,7 @@ def problem_of(function: str, call: Any) -> Problem:
         decay = unit_stride(decay)
     signals = (unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), decay)
     bonus = contiguous(call.bonus)
-    return Problem(*signals, bonus, call.is_log, call.scale, cut_of(function, call), bonus is not None)
+    return Problem(*signals, bonus, call.form == 1, call.scale, cut_of(function, call), bonus is not None)
 
 
 def strides(**signals: Tensor | None) -> dict[str, int]:

@@ -53,7 +53,7 @@ def _pairs_of(call: Any) -> _Pairs:
     q, k, v, a, b = (unit_stride(x) for x in (call.q, call.k, call.v, call.a, call.b))
     if per_key > 1:
         q, k = (x.repeat_interleave(per_key, 2) for x in (q, k))
-    first = Problem(q, k, v, decay, None, call.is_log, call.scale, cut_of("dplr_delta_rule", call), False)
+    first = Problem(q, k, v, decay, None, call.form == 1, call.scale, cut_of("dplr_delta_rule", call), False)
     late = first._replace(q=a, scale=1.0, before=True)
     return _Pairs(first, first._replace(k=b), late, late._replace(k=b))
 
