@@ -30,7 +30,7 @@ from ._public import publish as _publish
 from ._solution import ConvergenceError, ConvergenceWarning, Solution
 from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
-from .rnn import RnnResult, RnnStates, elman, gru, lstm, mgu, slstm
+from .rnn import RnnResult, RnnStates, elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 
 if _TYPE_CHECKING:
@@ -56,7 +56,6 @@ __all__ = [
     "linear_scan",
     "lstm",
     "mdp",
-    "mgu",
     "paragru",
     "paralstm",
     "paraslstm",

@@ -62,9 +62,6 @@ def scalar_step(kind: str, x: Any, r: Any, b: Any, s: tuple[Any, ...]) -> tuple[
     if kind == "gru":
         reset, update = torch.sigmoid(x[0] + rh[0]), torch.sigmoid(x[1] + rh[1])
         return (torch.lerp(torch.tanh(x[2] + reset * rh[2]), s[0], update),)
-    if kind == "mgu":
-        forget = torch.sigmoid(x[0] + rh[0])
-        return (torch.lerp(s[0], torch.tanh(x[1] + forget * rh[1]), forget),)
     a = [x[g] + rh[g] for g in range(4)]
     if kind == "lstm":
         c = torch.sigmoid(a[1]) * s[1] + torch.sigmoid(a[0]) * torch.tanh(a[2])

@@ -117,9 +117,6 @@ def step(kind: str, x: Any, r: Any, b: Any, s: list[Any]) -> list[Any]:
     if kind == "gru":
         gate, update = torch.sigmoid((x + p)[:, 0]), torch.sigmoid((x + p)[:, 1])
         return [torch.lerp(torch.tanh(x[:, 2] + gate * p[:, 2]), s[0], update)]
-    if kind == "mgu":
-        forget = torch.sigmoid((x + p)[:, 0])
-        return [torch.lerp(s[0], torch.tanh(x[:, 1] + forget * p[:, 1]), forget)]
     a = (x + p).unbind(1)
     if kind == "lstm":
         c = torch.sigmoid(a[1]) * s[1] + torch.sigmoid(a[0]) * torch.tanh(a[2])

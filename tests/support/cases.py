@@ -11,9 +11,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 # (name, activation) of every recurrent cell; "" if the cell has no activation option.
-RNN_CELLS = [("elman", "tanh"), ("elman", "relu"), ("lstm", ""), ("gru", ""), ("mgu", ""), ("slstm", "")]
-GATES = {"elman": 1, "lstm": 4, "gru": 3, "mgu": 2, "slstm": 4}
-STATES = {"elman": ("h",), "lstm": ("h", "c"), "gru": ("h",), "mgu": ("h",), "slstm": ("h", "c", "n", "m")}
+RNN_CELLS = [("elman", "tanh"), ("elman", "relu"), ("lstm", ""), ("gru", ""), ("slstm", "")]
+GATES = {"elman": 1, "lstm": 4, "gru": 3, "slstm": 4}
+STATES = {"elman": ("h",), "lstm": ("h", "c"), "gru": ("h",), "slstm": ("h", "c", "n", "m")}
 
 
 class RnnInputs(NamedTuple):

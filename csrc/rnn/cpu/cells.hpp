@@ -161,33 +161,6 @@ template <class T> struct Slstm {
     }
 };
 
-// n = tanh(x_n + f q), q = R_n h' + b_n;  h = (1 - f) h' + f n
-template <class T> struct Mgu {
-    using V = vec<T>;
-    static constexpr int gates = 2, states = 1, saved = 3, ahead = 0;
-    static constexpr bool needs_before[] = {true}, needs_now[] = {false}, own_dp = true, reads_h = true;
-
-    FASTITER_INLINE static void begin(const V* x, const V* p, V*, V* keep) {
-        V f = sigmoid<T>(x[0] + p[0]), q = p[1];
-        keep[0] = f;
-        keep[1] = fma(f, q, x[1]);
-        keep[2] = q;
-    }
-    FASTITER_INLINE static void finish(V* s, V* keep) {
-        V f = keep[0], n = keep[1] = tanh<T>(keep[1]);
-        s[0] = fma(f, n - s[0], s[0]);
-    }
-    FASTITER_INLINE static void prepare(const V*, const V*, const V*, V*) {}
-    FASTITER_INLINE static void backward(const V* keep, const V* before, const V*, const V*, V* ds, V* dx, V* dp) {
-        V f = keep[0], n = keep[1], q = keep[2], dh = ds[0];
-        V dn = dh * f * (T(1) - n * n);
-        dx[0] = dp[0] = fma(dn, q, dh * (n - before[0])) * (f * (T(1) - f));
-        dx[1] = dn;
-        dp[1] = dn * f;
-        ds[0] = dh * (T(1) - f);
-    }
-};
-
 // Calls f<Cell type>() for the cell's tag.
 template <class S, class F> auto with_cell(Cell cell, F f) {
     using T = accumulate_t<S>;
@@ -200,8 +173,6 @@ template <class S, class F> auto with_cell(Cell cell, F f) {
         return f.template operator()<Lstm<T>>();
     case Cell::gru:
         return f.template operator()<Gru<T>>();
-    case Cell::mgu:
-        return f.template operator()<Mgu<T>>();
     default:
         return f.template operator()<Slstm<T>>();
     }

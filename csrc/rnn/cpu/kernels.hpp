@@ -9,7 +9,7 @@ FASTITER_FAMILY(rnn)
 
 namespace fastiter::rnn {
 
-enum class Cell { elman_tanh, elman_relu, lstm, gru, slstm, mgu };
+enum class Cell { elman_tanh, elman_relu, lstm, gru, slstm };
 
 struct CellSize {
     int64_t gates;
@@ -17,8 +17,7 @@ struct CellSize {
     int64_t saved;  // values per step that the backward pass needs besides the states
     bool separates; // whether the gradients of W x and of R h' + b differ, so that their biases cannot be added
 };
-constexpr CellSize kCells[] = {{1, 1, 0, false}, {1, 1, 0, false}, {4, 2, 4, false},
-                               {3, 1, 4, true},  {4, 4, 4, false}, {2, 1, 3, true}};
+constexpr CellSize kCells[] = {{1, 1, 0, false}, {1, 1, 0, false}, {4, 2, 4, false}, {3, 1, 4, true}, {4, 4, 4, false}};
 __attribute__((always_inline)) inline constexpr CellSize cell_size(Cell cell) { return kCells[int(cell)]; }
 
 // Partition of a recurrence into heads x rows x panels threads. Threads that share the units of one head (panels > 1)

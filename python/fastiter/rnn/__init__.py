@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .._public import publish
-from ._functional import elman, gru, lstm, mgu, slstm
+from ._functional import elman, gru, lstm, slstm
 from ._results import RnnResult, RnnStates
 
-__all__ = ["RnnResult", "RnnStates", "elman", "gru", "lstm", "mgu", "slstm"]
+__all__ = ["RnnResult", "RnnStates", "elman", "gru", "lstm", "slstm"]
 
 publish(globals())

@@ -89,7 +89,6 @@ CELLS = {
         Cell("lstm", 2, ("h", "c")),
         Cell("gru", 3, ("h",), mixes_h=True),
         Cell("slstm", 4, ("h", "c", "n", "m")),
-        Cell("mgu", 5, ("h",), mixes_h=True),
         # Variants that round c, n and m to the dtype of h after each step, as FlashRNN does
         Cell("lstm_rounding", _ROUNDS_STATES + 2, ("h", "c")),
         Cell("slstm_rounding", _ROUNDS_STATES + 4, ("h", "c", "n", "m")),

@@ -134,51 +134,6 @@ def gru(
 
 
 @typed
-@documented_cell("r, z, n")
-def mgu(
-    wx: Array,
-    r: Array,
-    b: Array | None = None,
-    state: Array | Sequence[Array] | None = None,
-    *,
-    reverse: bool = False,
-    lengths: npt.ArrayLike | None = None,
-    return_all_states: bool = False,
-    cu_seqlens: npt.ArrayLike | None = None,
-    reset: Array | None = None,
-    clip_state: float | None = None,
-    out: Array | None = None,
-    backend: Backend | None = None,
-) -> Result:
-    """h[t] = (1 - f) h[t-1] + f n, n = tanh(wx_n + f (R_n h[t-1] + b_n)), f = sigmoid(wx + r h[t-1] + b).
-
-    Gates in the order f, n.
-
-    %(sections)s
-
-    See Also
-    --------
-    lstm, gru : The other cells.
-    fastiter.torch.mgu : The same on tensors, with gradients.
-
-    References
-    ----------
-    Zhou et al. (2016), minimal gated unit, with f applied after the product.
-
-    Examples
-    --------
-    >>> import numpy as np, fastiter
-    >>> rng = np.random.default_rng(0)
-    >>> wx, r = rng.standard_normal((2, 5, 2, 1, 3)), rng.standard_normal((2, 1, 3, 3))
-    >>> h, (last,) = fastiter.mgu(wx, r, lengths=[5, 2])
-    >>> bool((h[1, 1] == last[1]).all()), float(abs(h[1, 2:]).sum())
-    (True, 0.0)
-    """
-    requested = _Requested(reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, out)
-    return _run("mgu", wx, r, b, state, requested, backend)
-
-
-@typed
 @documented_cell("", activation=True)
 def elman(
     wx: Array,

@@ -110,24 +110,6 @@ def _gru_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple
     return np.stack([da_r, da_z, da_n], axis=1), np.stack([da_r, da_z, da_n * r], axis=1), (dh * z,)
 
 
-def _mgu_step(x: Array, y: Array, prev: State) -> State:
-    """n = tanh(x_n + f y_n); h = (1 - f) h' + f n."""
-    (h_prev,) = prev
-    (x_f, x_n), (y_f, y_n) = _gates(x), _gates(y)
-    f = _sigmoid(x_f + y_f)
-    return ((1 - f) * h_prev + f * np.tanh(x_n + f * y_n),)
-
-
-def _mgu_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple[Array, Array, State]:
-    (h_prev,), (dh,) = prev, dnew
-    (x_f, x_n), (y_f, y_n) = _gates(x), _gates(y)
-    f = _sigmoid(x_f + y_f)
-    n = np.tanh(x_n + f * y_n)
-    da_n = dh * f * (1 - n * n)
-    da_f = (da_n * y_n + dh * (n - h_prev)) * f * (1 - f)
-    return np.stack([da_f, da_n], axis=1), np.stack([da_f, da_n * f], axis=1), (dh * (1 - f),)
-
-
 def _slstm_parts(x: Array, y: Array, prev: State) -> tuple[Array, ...]:
     """ell = logsigmoid(a_f) + m'; m = a_i where n' = 0, else max(a_i, ell); i = exp(a_i - m), f = exp(ell - m)."""
     _, _, n_prev, m_prev = prev
@@ -183,7 +165,6 @@ _CELLS = {
     "lstm": _Cell(2, _lstm_step, _lstm_grad),
     "gru": _Cell(1, _gru_step, _gru_grad),
     "slstm": _Cell(4, _slstm_step, _slstm_grad),
-    "mgu": _Cell(1, _mgu_step, _mgu_grad),
 }
 
 
@@ -339,9 +320,6 @@ lstm = _function(
 )
 gru = _function(
     "gru", "h = (1 - z) n + z h', with r, z = sigmoid(wx + R h' + b), n = tanh(wx_n + r (R_n h' + b_n)); state (h,)."
-)
-mgu = _function(
-    "mgu", "h = (1 - f) h' + f n, with f = sigmoid(wx + R h' + b), n = tanh(wx_n + f (R_n h' + b_n)); state (h,)."
 )
 slstm = _function(
     "slstm",

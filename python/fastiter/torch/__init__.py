@@ -9,7 +9,7 @@ from ..delta._torch.functional import delta_scan
 from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
 from ..newton._torch.solve.result import RecurrenceSolution
-from ..rnn._torch.functional import elman, gru, lstm, mgu, slstm
+from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
 from . import bcd, compat, distributed, experimental, fixedpoint, mdp, nn, onnx, quant, relax, ssm
@@ -38,7 +38,6 @@ __all__ = [
     "linear_scan",
     "lstm",
     "mdp",
-    "mgu",
     "nn",
     "onnx",
     "paragru",

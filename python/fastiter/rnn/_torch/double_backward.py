@@ -43,12 +43,6 @@ def _gru(x: Tensor, y: Tensor, prev: State) -> State:
     return ((1 - z) * n + z * prev[0],)
 
 
-def _mgu(x: Tensor, y: Tensor, prev: State) -> State:
-    (x_f, x_n), (y_f, y_n) = x.unbind(1), y.unbind(1)
-    f = torch.sigmoid(x_f + y_f)
-    return ((1 - f) * prev[0] + f * torch.tanh(x_n + f * y_n),)
-
-
 def _slstm(x: Tensor, y: Tensor, prev: State) -> State:
     _, c, n, m = prev
     a_i, a_f, a_z, a_o = (x + y).unbind(1)
@@ -82,12 +76,6 @@ def _x_of_gru(saved: Tensor, y: Tensor) -> Tensor:
     return torch.stack([torch.logit(r) - y_r, torch.logit(z) - y_z, torch.atanh(n) - r * y_n], 1)
 
 
-def _x_of_mgu(saved: Tensor, y: Tensor) -> Tensor:
-    f, n = saved.unbind(1)
-    y_f, y_n = y.unbind(1)
-    return torch.stack([torch.logit(f) - y_f, torch.atanh(n) - f * y_n], 1)
-
-
 def _x_of_slstm(saved: Tensor, y: Tensor) -> Tensor:
     a_i, a_f, z, o = saved.unbind(1)
     return torch.stack([a_i, a_f, torch.atanh(z), torch.logit(o)], 1) - y
@@ -106,7 +94,6 @@ EQUATIONS = {
     "lstm": Equations(_lstm, _x_of_lstm),
     "gru": Equations(_gru, _x_of_gru),
     "slstm": Equations(_slstm, _x_of_slstm),
-    "mgu": Equations(_mgu, _x_of_mgu),
 }
 
 

@@ -118,45 +118,6 @@ def gru(
 
 
 @typed
-@_like(arrays.mgu)
-def mgu(
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None = None,
-    state: Tensor | Sequence[Tensor] | None = None,
-    *,
-    reverse: bool = False,
-    lengths: Integers | None = None,
-    return_all_states: bool = False,
-    cu_seqlens: Integers | None = None,
-    reset: Tensor | None = None,
-    checkpoint: int | None = None,
-    clip_grad: float | None = None,
-    clip_state: float | None = None,
-    out: Tensor | None = None,
-) -> Result:
-    """h[t] = (1 - f) h[t-1] + f n: :func:`fastiter.mgu` on tensors, differentiable like :func:`lstm`.
-
-    %(sections)s
-
-    See Also
-    --------
-    lstm, gru : The other cells.
-    fastiter.mgu : The same on arrays, with references.
-
-    Examples
-    --------
-    >>> import torch, fastiter.torch
-    >>> wx, r = torch.randn(2, 7, 2, 1, 5), torch.randn(2, 1, 5, 5, requires_grad=True)
-    >>> h, (last,) = fastiter.torch.mgu(wx, r)
-    >>> torch.autograd.grad(last.sum(), r)[0].shape
-    torch.Size([2, 1, 5, 5])
-    """
-    options = (reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
-    return run(mgu, "mgu", wx, r, b, state, Requested(*options))
-
-
-@typed
 @_like(arrays.elman)
 def elman(
     wx: Tensor,
@@ -240,4 +201,4 @@ def slstm(
 
 
 #: The functions by the names of their cells
-FUNCTIONS = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm, "mgu": mgu}
+FUNCTIONS = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm}
