@@ -205,22 +205,3 @@ def test_the_backend_reference(decay: str) -> None:
     assert_attention_near(
         found, ssm.linear_attention(**inputs.arguments(), scale=2, lengths=[9, 4]), np.float32, (2, 9, 4, 3)
     )
-
-
-@pytest.mark.parametrize("axes", [1, 3, 4])
-def test_a_decay_given_as_a_logit(axes: int) -> None:
-    inputs = attention_inputs((2, 60, 4, 5, 6), shared=2)
-    x = np.random.default_rng(axes).standard_normal((4,) if axes == 1 else (2, 60, 4, 5)[:axes])
-    given = {n: y for n, y in inputs.arguments().items() if "decay" not in n}
-    expected = ssm.linear_attention(**given, decay=1 / (1 + np.exp(-x)))
-    for backend in ("cpu", "reference"):
-        found = ssm.linear_attention(**given, logit_decay=x, backend=backend)
-        for a, e in zip(found, expected, strict=True):
-            np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
-    torch = pytest.importorskip("torch")
-    import fastiter.torch
-
-    q, k, v = (torch.from_numpy(y[:, :5]) for y in (inputs.q, inputs.k, inputs.v))
-    leaf = torch.from_numpy(x if axes == 1 else x[:, :5]).clone().requires_grad_()
-    attend = fastiter.torch.ssm.linear_attention
-    assert torch.autograd.gradcheck(lambda x: attend(q, k, v, logit_decay=x), leaf)

@@ -42,7 +42,6 @@ def linear_attention(
     log_decay: Array | None = None,
     *,
     decay: Array | None = None,
-    logit_decay: Array | None = None,
     bonus: Array | None = None,
     scale: float = 1.0,
     state: Array | None = None,
@@ -71,8 +70,6 @@ def linear_attention(
         head's state. Minus infinity forgets everything.
     decay : ndarray, optional
         The factor itself instead of its logarithm: any number, including 0 and negative numbers.
-    logit_decay : ndarray, optional
-        The decay is sigmoid(logit_decay).
     bonus : ndarray (N, K), float32, or float64 if q is, optional
         The weight of the current step; the output is then read before the step.
     scale : float
@@ -128,14 +125,14 @@ def linear_attention(
     """
     function = "linear_attention"
     run = choose(function, BACKENDS, backend)
-    forms = {"log_decay": log_decay, "decay": decay, "logit_decay": logit_decay}
-    q, k, v, bonus, state, *decays = from_likes(function, q=q, k=k, v=v, bonus=bonus, state=state, **forms)
-    forms = dict(zip(forms, decays, strict=True))
-    given = {"q": q, "k": k, "v": v, **forms, "bonus": bonus}
+    q, k, v, log_decay, decay, bonus, state = from_likes(
+        function, q=q, k=k, v=v, log_decay=log_decay, decay=decay, bonus=bonus, state=state
+    )
+    given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "decay": decay, "bonus": bonus}
     every = {**given, "state": state}
     arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}
     check_attention_dtypes(function, arrays, ("bonus", "state"))
-    found, form = given_decay(function, forms)
+    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == np.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in arrays.items()})
     check_flag(function, "reverse", reverse)

@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 #: The largest finite float32 and float64
 _LARGEST = (float.fromhex("0x1.fffffep127"), sys.float_info.max)
 #: The arguments for a decay, by the numbers of their forms in the kernels: the factor of the state, or its logarithm
-DECAY_FORMS = ("decay", "log_decay", "logit_decay")
+DECAY_FORMS = ("decay", "log_decay")
 
 
 class AttentionSizes(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from .reference import Array, Cut
 
 #: The factor of the state from a decay in each of its forms, in the order of DECAY_FORMS
-FACTORS: tuple[Callable[[Array], Array], ...] = (lambda factor: factor, np.exp, lambda x: 1 / (1 + np.exp(-x)))
+FACTORS: tuple[Callable[[Array], Array], ...] = (lambda factor: factor, np.exp)
 
 
 class Step(NamedTuple):

@@ -172,8 +172,6 @@ FASTITER_NOINLINE void read_decay(const AttentionShape& s, const Heads& decay, i
     const int64_t units = decay_units(s);
     if (s.form == DecayForm::logarithm)
         tile.read(decay, head, units, at, [](vec<T> g) { return exp<T>(g); });
-    else if (s.form == DecayForm::logit)
-        tile.read(decay, head, units, at, [](vec<T> x) { return sigmoid<T>(x); });
     else
         tile.read(decay, head, units, at);
 }
@@ -267,10 +265,7 @@ FASTITER_NOINLINE void through_form(const AttentionShape& s, const PanelTile<T>&
                                     int64_t steps) {
     if (s.form == DecayForm::factor) return;
     for (int64_t n = 0; n < decay_units(s); n += lanes<T>)
-        for (int64_t t = 0; t < steps; ++t) {
-            const vec<T> a = load(decay.at(n, t)), slope = s.form == DecayForm::logit ? a * (T(1) - a) : a;
-            store(ddecay.at(n, t), load(ddecay.at(n, t)) * slope);
-        }
+        for (int64_t t = 0; t < steps; ++t) store(ddecay.at(n, t), load(ddecay.at(n, t)) * load(decay.at(n, t)));
 }
 
 // The states of a head with columns in the lanes: blocks of kColumns columns, (block, K, kColumns), 0 beyond V

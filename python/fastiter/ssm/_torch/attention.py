@@ -28,7 +28,6 @@ AXES: Axes = {
     "v": ("BTNV",),
     "log_decay": ("N", "BTN", "BTNK"),
     "decay": ("N", "BTN", "BTNK"),
-    "logit_decay": ("N", "BTN", "BTNK"),
     "bonus": ("NK",),
     "state": ("BNKV",),
     **CUTS,
@@ -43,7 +42,6 @@ def linear_attention(
     log_decay: Tensor | None = None,
     *,
     decay: Tensor | None = None,
-    logit_decay: Tensor | None = None,
     bonus: Tensor | None = None,
     scale: float = 1.0,
     state: Tensor | None = None,
@@ -78,7 +76,7 @@ def linear_attention(
     """
     function = "linear_attention"
     given = (q, k, v, log_decay)
-    options = {"decay": decay, "logit_decay": logit_decay, "bonus": bonus, "state": state, "reset": reset}
+    options = {"decay": decay, "bonus": bonus, "state": state, "reset": reset}
     cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
     plain: dict[str, Any] = {"scale": scale, "reverse": reverse}
     if has_torch_function((*given, *options.values(), *cuts.values())):
@@ -89,10 +87,10 @@ def linear_attention(
         result = on_shards(linear_attention, {**first, **options, **plain, **cuts}, AXES, ("BTNV", "BNKV"))
         return result
     named: dict[str, Any] = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
-    named |= {"decay": decay, "logit_decay": logit_decay, "bonus": bonus, "state": state}
+    named |= {"decay": decay, "bonus": bonus, "state": state}
     tensors = {name: x for name, x in named.items() if x is not None or name in ("q", "k", "v")}
     check_tensors(function, tensors, "q", CPU_AND_CUDA)
-    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay, "logit_decay": logit_decay})
+    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in tensors.items()})
     check_flag(function, "reverse", reverse)
