@@ -172,6 +172,11 @@ class Step(NamedTuple):
     diverged: Any = False
 
 
+def unbounded(number: float) -> Reason:
+    """Return the reason for ending at a number that is not finite."""
+    return "nan" if math.isnan(number) else "diverged"
+
+
 class Record:
     """The residuals at the checks of one problem, and when and why it ended.
 
@@ -206,8 +211,7 @@ class Record:
         self.history.append(residual)
         self.last = step
         if not (math.isfinite(residual) and math.isfinite(tolerance)):
-            is_nan = math.isnan(residual) or math.isnan(tolerance)
-            self.reason = "nan" if is_nan and not self._overflows else "diverged"
+            self.reason = "diverged" if self._overflows else unbounded(residual + tolerance)
         elif residual <= tolerance and step.can_converge:
             self.reason = "converged"
         elif step.diverged or residual > self._growth * max(self._smallest, self._scale):

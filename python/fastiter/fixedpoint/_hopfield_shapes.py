@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._call.iterate import Columns, Limits, Step, last_step
+from .._call.iterate import Columns, Limits, Step, last_step, unbounded
 from .._check import count
 from .._solution import Solution, span
 
@@ -158,6 +158,5 @@ def reasons_of(stopping: Stopping, last: int | None, converged: Any, residual: A
     other = "max_steps" if last is None else "callback"
     flat = zip(converged.reshape(-1).tolist(), residual.reshape(-1).tolist(), strict=True)
     return tuple(
-        "converged" if done else "nan" if change != change else other if math.isfinite(change) else "diverged"
-        for done, change in flat
+        "converged" if done else other if math.isfinite(change) else unbounded(change) for done, change in flat
     )

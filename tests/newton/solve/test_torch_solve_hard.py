@@ -110,3 +110,14 @@ def test_an_overflow_of_the_cell_is_returned(method: str) -> None:
     expected = loop(lambda h, x, params: 3 * h + x, x, (), torch.zeros((2, 3)))[0][0]
     torch.testing.assert_close(solution.value, expected, rtol=1e-4, atol=0)
     assert solution.converged.tolist() == [False, True]
+
+
+@every_method
+def test_infinities_are_diverged_and_a_nan_is_nan(method: str) -> None:
+    """Infinities of one sign, of both signs, none, infinity minus infinity, and a NaN of the input."""
+    factor = torch.tensor([4.0, -4.0, 0.5, 4.0, 0.5])
+    x = torch.stack([factor[:, None].expand(5, 100), torch.ones((5, 100))], 2)
+    x[3, 90, 1], x[4, 7, 1] = -torch.inf, torch.nan
+    solution = attempt(lambda h, x, p: x[:, :1] * h + x[:, 1:], x, (), torch.ones((5, 1)), method=method, window=30)
+    assert solution.reason == ("diverged", "diverged", "converged", "nan", "nan")
+    assert solution.value[1].amin() == -torch.inf and solution.value[1].amax() == torch.inf

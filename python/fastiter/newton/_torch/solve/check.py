@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...._backend import BackendError
 from ...._call.iterate import Limits
-from ...._check import check_choice, type_name
+from ...._check import check_choice, count, type_name
 from ...._torch.ops import FLOATS
 from .cell import WIDEST, Layout
 
@@ -22,7 +22,7 @@ _NAME = "solve_recurrence"
 
 @dataclass(frozen=True)
 class Request:
-    """The options of a call, unchecked."""
+    """The options of a call."""
 
     method: str
     jacobian: Any
@@ -32,15 +32,15 @@ class Request:
     #: Whether atol is that of the limits, not the default
     has_atol: bool
 
-    def check(self) -> None:
+    def checked(self) -> Request:
+        """Return the options with its numbers as such; refuse other types and values."""
         check_choice(_NAME, "method", self.method, METHODS)
         if not callable(self.jacobian):
             _check_jacobian(self.jacobian)
-        if self.window is not None:
-            _check_count("window", self.window)
+        window = None if self.window is None else count(_NAME, "window", self.window, 1)
         if self.damping != "auto" and not 0 <= _number("damping", self.damping, "'auto' or a number") < 1:
             raise ValueError(f"{_NAME}: damping must be 'auto' or a gain from 0 to below 1, got {self.damping}")
-        self.limits.checked(_NAME, smallest_max=1)
+        return replace(self, window=window, limits=self.limits.checked(_NAME, smallest_max=1))
 
 
 def check_cell_is_function(cell: Any) -> None:
@@ -53,9 +53,7 @@ def _check_jacobian(jacobian: Any) -> None:
     if isinstance(jacobian, (tuple, list)):
         if len(jacobian) != 2 or jacobian[0] != "block":
             raise ValueError(f"{_NAME}: jacobian must be {listed}, got {jacobian!r}")
-        _check_count("jacobian's K", jacobian[1])
-        if jacobian[1] > WIDEST:
-            raise ValueError(f"{_NAME}: jacobian's K must be at most {WIDEST}, got {jacobian[1]}")
+        count(_NAME, "jacobian's K", jacobian[1], 1, WIDEST)
     elif not isinstance(jacobian, str):
         raise TypeError(f"{_NAME}: jacobian must be {listed}, got {type_name(jacobian)}")
     elif jacobian not in JACOBIANS:
@@ -66,13 +64,6 @@ def _number(name: str, value: Any, expected: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{_NAME}: {name} must be {expected}, got {type_name(value)}")
     return value
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{_NAME}: {name} must be an int, got {type_name(value)}")
-    if value < 1:
-        raise ValueError(f"{_NAME}: {name} must be at least 1, got {value}")
 
 
 def checked_x(x: Any) -> tuple[list[Tensor], bool]:
@@ -157,13 +148,13 @@ def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any)
     step = [part[:, 0].clone() if part.shape[1] else part.new_zeros((batch, *part.shape[2:])) for part in x]
     given = step[0] if single_x else tuple(step)
     errors = []
-    for count in range(1, 5):
-        unit = [torch.zeros((batch, 1), dtype=dtype, device=x[0].device) for _ in range(count)]
+    for parts in range(1, 5):
+        unit = [torch.zeros((batch, 1), dtype=dtype, device=x[0].device) for _ in range(parts)]
         try:
             with torch.no_grad():
-                state = function(unit[0] if count == 1 else tuple(unit), given, params)
-            if _is_state(state, count, batch):
-                return torch.zeros_like(state) if count == 1 else tuple([torch.zeros_like(part) for part in state])
+                state = function(unit[0] if parts == 1 else tuple(unit), given, params)
+            if _is_state(state, parts, batch):
+                return torch.zeros_like(state) if parts == 1 else tuple([torch.zeros_like(part) for part in state])
         except Exception as error:
             errors.append(f"{type(error).__qualname__}: {error}")
     reason = errors[0] if errors else "states in other forms"

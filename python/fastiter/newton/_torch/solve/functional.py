@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
-from ...._call.iterate import Callback, Limits, Progress
+from ...._call.iterate import Callback, Limits
 from ...._solution import judged, warn
+from ...._torch.graph_break import graph_break
 from ...._torch.ops import refuse_transforms
 from .backward import Problem, with_gradient
 from .cell import Cell, Structure
 from .check import Request, check_cell_is_function, check_device, check_params, checked_state, checked_x, found_state
-from .newton import Options, Outcome
+from .newton import Options
 from .probe import check_cell, named_structure
 from .result import RecurrenceSolution
-from .windows import Answer, Report, loop, solve_windows, window_for
+from .windows import Answer, loop, solve_windows, window_for
 
 #: Maximum elements per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
 #: Python loop (docs/newton/solve.md).
@@ -99,10 +99,10 @@ def solve_recurrence(
         The maximum number of iterations on a window; a window falls back to the loop as soon as twelve iterations have
         not reduced its residual to a quarter.
     callback : callable, optional
-        Called after each window with a :class:`fastiter.Progress`, but not if a loop computes everything. Its value
-        has the states so far, its further attributes are ``time``, their number, ``total``, T, and ``sequential`` (B,),
-        True where this window was run as a loop. If it returns True, the solver stops: the solution has the states so
-        far and the reason "callback".
+        Called after each window but the last with a :class:`fastiter.Progress`, but not if a loop computes the rest.
+        Its value has the states so far, its further attributes are ``time``, their number, ``total``, T, and
+        ``sequential`` (B,), True where this window was run as a loop. If it returns True, the solver stops: the
+        solution has the states so far and the reason "callback".
     throw : bool
         Raise a ConvergenceError, instead of issuing a warning and running the loop, if the given method, other than
         ``"auto"``, does not converge on some window; and, instead of a warning, if a state of the result is infinite or
@@ -164,14 +164,7 @@ def solve_recurrence(
     refuse_transforms(_NAME, "because the number of iterations depends on the values")
     limits = Limits(rtol, 0.0 if atol is None else atol, max_steps, callback, throw)
     request = Request(method, jacobian, window, damping, limits, atol is not None)
-    if is_compiling():
-        # The data-dependent iteration cannot be in a graph: the call is a graph break.
-        return torch._dynamo.disable(_solve)(cell, x, params, state, request)
-    if torch.is_inference_mode_enabled():
-        # The Jacobians need autograd graphs, which do not support inference tensors.
-        with torch.inference_mode(False), torch.no_grad():
-            return _solve(cell, x, params, state, request)
-    return _solve(cell, x, params, state, request)
+    return graph_break(_solve, cell, x, params, state, request)
 
 
 @dataclass(frozen=True)
@@ -190,8 +183,12 @@ class _Arguments:
 
 
 def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> RecurrenceSolution:
+    if torch.is_inference_mode_enabled():
+        # The Jacobians need autograd graphs, which do not support inference tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            return _solve(function, x, params, state, request)
     check_cell_is_function(function)
-    request.check()
+    request = request.checked()
     given, cell = _arguments(function, x, params, state)
     inputs, first = [_plain(part) for part in given.x], [_plain(part) for part in given.first]
     batch, time = inputs[0].shape[:2]
@@ -210,9 +207,7 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
         if structure is None:
             answer = Answer.of_loop(loop(cell, start, inputs))
         else:
-            options = _options(request, method, start.dtype)
-            report = _report(request, options, cell, time)
-            answer = solve_windows(cell, structure, start, inputs, window, options, report)
+            answer = solve_windows(cell, structure, start, inputs, window, _options(request, method, start.dtype))
         values = cell.layout.unpack_steps(answer.value)
     done = answer.value.shape[1]
     if recorded:
@@ -224,32 +219,8 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
         values = with_gradient(problem, values, given.first, used, given.params)
     last = [part[:, -1].clone() for part in values]
     result = _solution(cell, values, last, answer, method, structure, min(window, time))
-    if done < time:
-        result = replace(result, reason=tuple("callback" if why == "converged" else why for why in result.reason))
     _warn_of_loops(judged(_NAME, result, request.limits.throw), request)
     return result
-
-
-def _report(request: Request, options: Options, cell: Cell, total: int) -> Report | None:
-    """Return the function that reports each window to the callback and returns whether to stop."""
-    if request.limits.callback is None:
-        return None
-
-    def ends(values: list[Tensor], outcomes: list[Outcome], sequential: Tensor) -> bool:
-        last, time = outcomes[-1], sum(part.shape[1] for part in values)
-        steps = int(torch.stack([outcome.steps for outcome in outcomes]).sum(0).max())
-        size = last.value.abs().flatten(1).amax(1)
-        numbers = {"time": time, "total": total, "sequential": sequential.clone()}
-        rows = torch.arange(len(size), device=size.device)
-
-        def value() -> Any:
-            parts = cell.layout.unpack_steps(torch.cat(values, 1).clone())
-            return parts[0] if cell.layout.single else tuple(parts)
-
-        tolerance = options.atol + options.rtol * size
-        return request.limits.stops(lambda: Progress(steps, last.residual.clone(), tolerance, rows, numbers, value))
-
-    return ends
 
 
 def _warn_of_loops(found: RecurrenceSolution, request: Request) -> None:
@@ -317,11 +288,10 @@ def _options(request: Request, method: str, dtype: torch.dtype) -> Options:
     return Options(
         rtol=tolerance if request.limits.rtol is None else request.limits.rtol,
         atol=request.limits.atol if request.has_atol else tolerance,
-        max_steps=request.limits.max_steps,
+        limits=request.limits._replace(throw=request.limits.throw and request.method != "auto"),
         gain=gain,
         adapt=request.damping == "auto",
         contracting=request.method == "auto",
-        throw=request.limits.throw and request.method != "auto",
     )
 
 
@@ -333,11 +303,6 @@ def _nothing(given: _Arguments, cell: Cell) -> RecurrenceSolution:
     return _solution(cell, values, last, answer, "sequential", None, time)
 
 
-def _failure(states: Tensor) -> str:
-    """Return the reason for which states are not finite."""
-    return "nan" if bool(states.isnan().any()) else "diverged"
-
-
 def _solution(
     cell: Cell,
     values: Sequence[Tensor],
@@ -347,9 +312,9 @@ def _solution(
     structure: Structure | None,
     window: int,
 ) -> RecurrenceSolution:
-    single, finite = cell.layout.single, answer.converged.tolist()
+    single = cell.layout.single
     return RecurrenceSolution(
-        reason=tuple("converged" if fine else _failure(answer.value[k]) for k, fine in enumerate(finite)),
+        reason=answer.reason,
         value=values[0] if single else tuple(values),
         last=last[0] if single else tuple(last),
         converged=answer.converged,

@@ -7,12 +7,14 @@ s[t] = (1 - k) (J[t] s[t-1] + b[t]) + k h[t] with b[t] = f(h[t-1], x[t]) - J[t] 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 
 import torch
 from torch import Tensor
 
+from ...._call.iterate import Limits, Record, Step, iterate
 from ....scan._torch.functional import block_scan, linear_scan
 from .cell import WIDEST, Cell, Linearised, Structure
 
@@ -32,11 +34,10 @@ class Options:
 
     rtol: float
     atol: float
-    max_steps: int
+    limits: Limits  # of a window; its throw is whether to raise if a row does not converge
     gain: float
     adapt: bool
     contracting: bool  # give up if the Jacobians stretch differences
-    throw: bool  # raise if a row does not converge
 
 
 @dataclass
@@ -126,16 +127,13 @@ def lyapunov(jacobian: Tensor) -> Tensor:
 def newton(cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor], options: Options) -> Outcome:
     """Iterate on a window x (B, W, ...) from the states ``first`` (B, n) until each row converges or is given up."""
     state = _start(cell, first, x, options)
-    batch = len(first)
-    outcome = Outcome(
-        torch.empty_like(state.h),
-        first.new_zeros(batch, dtype=torch.bool),
-        first.new_zeros(batch, dtype=torch.int64),
-        first.new_zeros(batch),
-        first.new_full((batch,), torch.nan),
-    )
-    for step in range(1, options.max_steps + 1):
-        outcome.steps[state.rows] = step
+    limits = Limits(max_steps=options.limits.max_steps)
+    return iterate(_steps(cell, structure, state, options), limits, _Rows(state)).outcome
+
+
+def _steps(cell: Cell, structure: Structure, state: _Iterate, options: Options) -> Iterator[Step]:
+    """Correct the iterate; a row can converge after its last correction, and stagnates where a loop is faster."""
+    for step in count(1):
         better, right = _evaluate(cell, structure, state, options)
         correction = _correction(state, right)
         state.proposed = state.h + correction
@@ -145,13 +143,40 @@ def newton(cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor],
             done = right & stable & _is_small(correction, state.proposed, options)
             lost = right & ~stable
         lost = lost | _is_lost(state, better, options, step) & ~done
-        leaving = done | lost
-        if bool(leaving.any()):
-            _record(outcome, state, done, leaving)
-            if bool(leaving.all()):
-                break
-            state.keep(~leaving)
-    return outcome
+        yield Step(step, state.merit, None, state.h.clone, can_converge=done, stagnated=lost)
+
+
+class _Rows(Record):
+    """The record of a window: its rows converge one by one, or are given up."""
+
+    def __init__(self, state: _Iterate) -> None:
+        super().__init__()
+        first, self._state = state.first, state
+        batch = len(first)
+        self.outcome = Outcome(
+            torch.empty_like(state.h),
+            first.new_zeros(batch, dtype=torch.bool),
+            first.new_zeros(batch, dtype=torch.int64),
+            first.new_zeros(batch),
+            first.new_full((batch,), torch.nan),
+        )
+
+    def check(self, step: Step) -> bool:
+        """Record the rows that end, and drop them; return whether all have ended."""
+        outcome, state, done = self.outcome, self._state, step.can_converge
+        outcome.steps[state.rows] = step.steps
+        leaving = done | step.stagnated
+        if not bool(leaving.any()):
+            return False
+        rows = state.rows[done]
+        outcome.value[rows] = state.proposed[done]
+        outcome.converged[rows] = True
+        outcome.residual[rows] = state.r[done].abs().flatten(1).amax(1)
+        outcome.lyapunov[state.rows[leaving]] = lyapunov(state.jacobian[leaving])
+        if bool(leaving.all()):
+            return True
+        state.keep(~leaving)
+        return False
 
 
 def _start(cell: Cell, first: Tensor, x: Sequence[Tensor], options: Options) -> _Iterate:
@@ -252,11 +277,3 @@ def _is_lost(state: _Iterate, better: Tensor, options: Options, step: int) -> Te
     if options.contracting and step == 2:
         lost |= lyapunov(state.jacobian) > 0
     return lost
-
-
-def _record(outcome: Outcome, state: _Iterate, done: Tensor, leaving: Tensor) -> None:
-    rows = state.rows[done]
-    outcome.value[rows] = state.proposed[done]
-    outcome.converged[rows] = True
-    outcome.residual[rows] = state.r[done].abs().flatten(1).amax(1)
-    outcome.lyapunov[state.rows[leaving]] = lyapunov(state.jacobian[leaving])
