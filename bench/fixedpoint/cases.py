@@ -15,7 +15,7 @@ from bench.harness.peers import load
 from fastiter import ConvergenceWarning
 from fastiter._call.iterate import Limits
 from fastiter.fixedpoint import fixed_point
-from fastiter.fixedpoint._result import Stopping
+from fastiter.fixedpoint._problem import Stopping
 from fastiter.fixedpoint._torch.space import solve_tensors
 
 Array = Any

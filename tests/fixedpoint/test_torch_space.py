@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from fastiter._call.iterate import Limits  # noqa: E402
 from fastiter.fixedpoint import fixed_point  # noqa: E402
-from fastiter.fixedpoint._result import Stopping  # noqa: E402
+from fastiter.fixedpoint._problem import Stopping  # noqa: E402
 from fastiter.fixedpoint._torch.space import TorchSpace, solve_tensors  # noqa: E402
 
 METHODS = ("anderson", "picard", "broyden", "newton_krylov", "halpern", "krasnoselskii_mann", "squarem", "aitken")

@@ -222,10 +222,12 @@ def refuse_transforms(function: str, reason: str = "") -> None:
 
     torch's own messages address the op's author, not the user.
     """
-    because = reason and f", {reason}"
-    if reason and is_exporting():
-        raise RuntimeError(f"{function}: torch.export is not supported{because}; export what comes before and after it")
+    if reason and torch.compiler._is_exporting_flag:
+        raise RuntimeError(
+            f"{function}: torch.export is not supported, {reason}; export what comes before and after it"
+        )
     if _level() is not None:
+        because = reason and f", {reason}"
         raise RuntimeError(
             f"{function}: torch.func transforms such as grad and vmap are not supported{because}; "
             "use torch.autograd.grad instead"

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 
 from .._array_like import as_array, as_arrays
-from .._call.iterate import Callback, Limits
+from .._call.iterate import Callback, Limits, iterate
 from .._check import check_choice, check_flag, type_name
 from ._methods import METHODS
-from ._problem import Layout, Problem
-from ._result import FixedPointSolution, Stopping
-from ._solve import solve
+from ._problem import Layout, Problem, Stopping
+from ._result import FixedPointSolution
+from ._solve import Run
 from ._space import NumPySpace, Space
 
 Method = Literal[
@@ -194,7 +194,10 @@ def run(
     jvp: Callable[..., Any] | None = None,
     judged: str = "||f(x) - x||",
 ) -> FixedPointSolution:
-    """Return the fixed points of a map on the arrays of a space."""
+    """Return the fixed points of a map on the arrays of a space; ``stopping`` has been checked.
+
+    If x0 is a solution with the method's options and sizes, the method continues from its history.
+    """
     check_choice(function, "method", method, tuple(METHODS))
     check_flag(function, "batched", batched)
     check_flag(function, "compact", compact)
@@ -205,10 +208,15 @@ def run(
         raise ValueError(f"{function}: jvp must be None for method {method!r}, got a function")
     if not isinstance(args, tuple):
         raise TypeError(f"{function}: args must be a tuple of arrays, got {type_name(args)}")
-    chosen = METHODS[method].of(function, options)
     start, memory = (x0.value, x0._memory) if isinstance(x0, FixedPointSolution) else (x0, None)
     layout = Layout(function, space, start, batched)
-    problem = Problem(function, f, space, layout, args if batched else (), compact, jvp, judged)
-    if not batched and args:
-        problem.taken = args
-    return solve(problem, start, stopping, chosen, memory)
+    problem = Problem(function, f, space, layout, args if batched else (), args, compact, jvp, judged)
+    if problem.args:
+        problem.check_rows()
+    x = layout.pack(start)
+    chosen = METHODS[method].of(function, options)
+    begun = chosen.begun(space, *x.shape)
+    if memory is not None and memory[0] == chosen and memory[1:] == (x.shape, space.noun, space.dtype_name):
+        begun = begun.resumed(memory[0])
+    record = Run(problem, stopping, begun, x)
+    return iterate(record.checks(x), stopping.limits, record).solution()

@@ -5,12 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._check import type_name
-from ._space import Rows, Space
+from .._call.iterate import Limits
+from .._check import check_choice, count, type_name
+from ._space import NORMS, Rows, Space
+
+
+class Stopping(NamedTuple):
+    """The arguments that determine when a solver ends."""
+
+    limits: Limits = Limits()
+    norm: Any = "l2"
+    patience: int = 100
+
+    def checked(self, function: str) -> Stopping:
+        """Return the numbers as Python's; refuse other types and values."""
+        limits = self.limits.checked(function)
+        if not callable(self.norm):
+            check_choice(function, "norm", self.norm, NORMS)
+        return Stopping(limits, self.norm, count(function, "patience", self.patience, 1))
+
+    def changed(self, options: dict[str, Any]) -> Stopping:
+        """Return them with the options that are theirs, which are removed from a solver's other options."""
+        limits = {name: options.pop(name) for name in ("rtol", "atol", "max_steps", "throw") if name in options}
+        own = {name: options.pop(name) for name in ("norm", "patience") if name in options}
+        return self._replace(limits=self.limits._replace(**limits), **own)
 
 
 class Layout:
@@ -27,7 +49,7 @@ class Layout:
         self.sizes: list[int] = []
         for name, leaf in zip(["x0"] if self.kind is None else self._names("x0", x0), leaves, strict=True):
             space.check_leaf(function, name, leaf)
-            if not space.is_like_first(leaf):
+            if self.sizes and not space.is_like_first(leaf):
                 first = space.describe(leaves[0])
                 raise TypeError(f"{function}: {name} must be {first} like the first array, got {space.describe(leaf)}")
             if batched and leaf.ndim == 0:
@@ -38,6 +60,7 @@ class Layout:
             self.shapes.append(tuple(leaf.shape[1:] if batched else leaf.shape))
             self.sizes.append(math.prod(self.shapes[-1]))
         self.samples = int(leaves[0].shape[0]) if batched else 1
+        self.is_complex = space.dtype_name.startswith("complex")
 
     def _leaves(self, state: Any) -> list[Any]:
         return [state[key] for key in self.keys] if self.keys else list(state)
@@ -55,7 +78,7 @@ class Layout:
 
     def unpack(self, buffer: Any) -> Any:
         """Return the state whose samples are the rows of the buffer, sharing its memory if possible."""
-        numbers = self.space.unbuffered(buffer)
+        numbers = self.space.unbuffered(buffer) if self.is_complex else buffer
         if self.kind is None:
             return numbers.reshape((numbers.shape[0], *self.shapes[0]) if self.batched else self.shapes[0])
         first = 0
@@ -97,23 +120,30 @@ class Layout:
 
 @dataclass
 class Problem:
-    """A map on states, as a map on buffers."""
+    """A map on states, as a map on buffers.
+
+    ``args`` have one row for each sample; ``taken`` are the arguments for the samples of a call.
+    """
 
     function: str
     f: Callable[..., Any]
     space: Space
     layout: Layout
-    args: tuple[Any, ...] = ()
+    args: tuple[Any, ...]
+    taken: tuple[Any, ...]
     compact: bool = True
     jvp: Callable[..., Any] | None = None
     judged: str = "||f(x) - x||"
 
-    def __post_init__(self) -> None:
+    #: Whether calls are for all samples
+    all_rows: bool = True
+
+    def check_rows(self) -> None:
+        """Check that ``args`` have a row for each sample."""
         for i, arg in enumerate(self.args):
             if not hasattr(arg, "shape") or len(arg.shape) == 0 or arg.shape[0] != self.layout.samples:
                 got = tuple(arg.shape) if hasattr(arg, "shape") else type_name(arg)
                 raise ValueError(f"{self.function}: args[{i}] must have {self.layout.samples} rows, got {got}")
-        self.taken, self.all_rows = self.args, True
 
     def choose(self, slots: Rows) -> None:
         """Select the rows of the arguments that belong to the samples."""
@@ -161,8 +191,8 @@ class Problem:
     def _called(self, f: Callable[..., Any], buffers: tuple[Any, ...], name: str) -> Any:
         """Return the result of f for the states in buffers, which it must not change: the method still needs them."""
         layout, space = self.layout, self.space
-        before = space.versions(buffers)
-        result = f(*[layout.unpack(space.protected(buffer)) for buffer in buffers], *self.taken)
-        if space.versions(buffers) != before:
+        before = list(map(space.version, buffers))
+        result = f(*map(layout.unpack, map(space.protected, buffers)), *self.taken)
+        if list(map(space.version, buffers)) != before:
             raise ValueError(f"{self.function}: {name} must leave x as it is, got one that is changed in place")
         return result

@@ -1,14 +1,11 @@
-"""The result of a fixed-point solver, and the arguments that determine when it ends."""
+"""The result of a fixed-point solver."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from .._call.iterate import Limits
-from .._check import check_choice, count
 from .._solution import Solution, plural, worst_failure
-from ._space import NORMS
 
 _REMEDIES = {
     "max_steps": "try a larger max_steps, or method='anderson'",
@@ -68,16 +65,11 @@ class FixedPointSolution(Solution):
     #: The norm for the test of convergence, in messages
     _judged: ClassVar[str] = "||f(x) - x||"
 
-    def _remembering(self, judged: str, *memory: Any) -> FixedPointSolution:
-        """Return this solution with the state for a warm start."""
-        object.__setattr__(self, "_judged", judged)
-        object.__setattr__(self, "_memory", memory)
-        return self
-
     def _with_value(self, value: Any) -> FixedPointSolution:
         """Return this solution with another form of its value, and with the state for a warm start."""
         result = replace(self, value=value)
-        return result if self._memory is None else result._remembering(self._judged, *self._memory)
+        vars(result).update(_judged=self._judged, _memory=self._memory)
+        return result
 
     def _failure(self) -> str | None:
         failure = worst_failure(self, "sample")
@@ -87,23 +79,3 @@ class FixedPointSolution(Solution):
             f"{self._judged} must fall to {failure.tolerance:.2g}, got {failure.residual:.2g} after "
             f"{plural(failure.steps)} ({failure.reason!r}){failure.where}; {_REMEDIES[failure.reason]}"
         )
-
-
-class Stopping(NamedTuple):
-    """The arguments that determine when a solver ends."""
-
-    limits: Limits = Limits()
-    norm: Any = "l2"
-    patience: int = 100
-
-    def checked(self, function: str) -> Stopping:
-        """Return the numbers as Python's; refuse other types and values."""
-        if not callable(self.norm):
-            check_choice(function, "norm", self.norm, NORMS)
-        return Stopping(self.limits.checked(function), self.norm, count(function, "patience", self.patience, 1))
-
-    def changed(self, options: dict[str, Any]) -> Stopping:
-        """Return them with the options that are theirs, which are removed from a solver's other options."""
-        limits = {name: options.pop(name) for name in ("rtol", "atol", "max_steps", "throw") if name in options}
-        own = {name: options.pop(name) for name in ("norm", "patience") if name in options}
-        return self._replace(limits=self.limits._replace(**limits), **own)

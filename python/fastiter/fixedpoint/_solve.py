@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .._call.iterate import Progress, Reason, Step, default_rtol, iterate
+from .._call.iterate import Progress, Reason, Step, default_rtol
 from .._check import empty, type_name
 from .._solution import judged
 from ._methods.protocol import CONVERGED, ROUNDED, VANISHING, Active, Method
-from ._problem import Problem
-from ._result import FixedPointSolution, Stopping
+from ._problem import Problem, Stopping
+from ._result import FixedPointSolution
 from ._space import NORMS, Numbers, Rows
 
 #: The reasons for ending, by the verdicts; then those that are no verdicts
@@ -46,6 +46,7 @@ class Run:
         self.limits, self.stopping = stopping.limits, stopping
         samples, n = x.shape
         self.slots: Rows = np.arange(samples)
+        self.value, self.best_x = self.space.copy(x), self.space.empty(samples, n)
         # One block, as each array takes as long to allocate as a step of a small problem
         block = empty((10 + _TRACK, samples), np.dtype(np.float64))
         block[:3], block[3:5], block[5:] = math.nan, math.inf, 0
@@ -53,7 +54,6 @@ class Run:
         self.track = block[10:].reshape(samples, _TRACK)
         #: `extra`: the evaluations of single samples beyond `calls`, which are of all that have not ended
         self.steps, self.evaluations, self.rescued, self.extra, self.reason = block[5:10].view(np.int64)
-        self.value, self.best_x = self.space.copy(x), self.space.empty(samples, n)
         self.state = (self.residual, self.scale, self.best, self.best_scale, self.track)
         self.judgement = self.verdict, self.is_best = tuple(np.zeros((2, samples), np.uint8))
         self.guards = _mask_of(method.guarded)
@@ -67,14 +67,11 @@ class Run:
         growth, eps = float(method.growth), float(self.space.eps)
         self.judging = (self.rtol, stopping.limits.atol, growth, stopping.patience, eps)
         self.norm = NORMS.index(norm) if self.space.bits and isinstance(norm, str) else None
-        self.loop = method.loop() if self._is_small() else None
-
-    def _is_small(self) -> bool:
-        """Return whether Python would spend more time between two evaluations than the kernels."""
-        layout, limits = self.problem.layout, self.limits
-        is_plain = self.space.has_loop and layout.kind is None and self.space.dtype_name.startswith("float")
-        is_checked = self.norm is not None and limits.callback is None and self.method.domain is None
-        return is_plain and is_checked and self.value.size < _SMALL
+        layout = problem.layout
+        is_plain = self.space.has_loop and layout.kind is None and not layout.is_complex
+        is_checked = self.norm is not None and self.limits.callback is None and method.domain is None
+        # Python would spend more time between two evaluations of a small problem than the kernels
+        self.loop = method.loop if is_plain and is_checked and samples * n < _SMALL else None
 
     def evaluate(self, x: Any) -> Any:
         self.calls += 1
@@ -170,7 +167,10 @@ class Run:
         ended = verdict == CONVERGED
         none = slots[:0]
         if np.count_nonzero(ended) == rows:
-            self.space.put(self.value, slots, x)
+            if rows == len(self.value):
+                self.value[...] = x
+            else:
+                self.space.put(self.value, slots, x)
             self.reason[slots], self.steps[slots] = CONVERGED, steps
             self.evaluations[slots] = self.calls + self.extra[slots]
             return none, none, none
@@ -345,18 +345,20 @@ class Run:
         return x, f, back, again
 
     def solution(self) -> FixedPointSolution:
+        """Return the solution; if a sample has not converged, warn or raise."""
         layout, space = self.problem.layout, self.space
         converged = self.reason == CONVERGED
+        has_converged = np.count_nonzero(converged) == len(converged)
+        tolerance, reasons = self.tolerance, _REASONS[self.reason]
         history = empty((self.history.steps, len(converged)), np.dtype(np.float64))
         self.history.copy_to(history)
-        tolerance, reasons = self.tolerance, _REASONS[self.reason]
         arrays = converged, self.steps, self.residual, tolerance, self.evaluations
         if layout.batched:
             numbers, reason = map(space.numbers, arrays), tuple(reasons.tolist())
         else:
             numbers, reason, history = map(np.ndarray.item, arrays), reasons[0], history[:, 0]
         converged, steps, residual, tolerance, evaluations = numbers
-        return FixedPointSolution(
+        result = FixedPointSolution(
             value=layout.unpack(self.value),
             converged=converged,
             steps=steps,
@@ -366,17 +368,7 @@ class Run:
             tolerance=tolerance,
             evaluations=evaluations,
             history=space.numbers(history),
-        )._remembering(self.problem.judged, self.method, tuple(self.value.shape), space.noun, space.dtype_name)
-
-
-def solve(problem: Problem, x0: Any, stopping: Stopping, method: Any, memory: Any = None) -> FixedPointSolution:
-    """Return the fixed points of a problem; memory: that of a solution, from whose history the method continues."""
-    x, space = problem.layout.pack(x0), problem.space
-    begun = method.begun(space, *x.shape)
-    if memory is not None and memory[0] == method and memory[1:] == (x.shape, space.noun, space.dtype_name):
-        begun = begun.resumed(memory[0])
-    run = Run(problem, stopping, begun, x)
-    iterate(run.checks(x), stopping.limits, run)
-    result = run.solution()
-    has_converged = np.count_nonzero(run.reason == CONVERGED) == len(run.reason)
-    return result if has_converged else judged(problem.function, result, stopping.limits.throw)
+        )
+        memory = self.method, tuple(self.value.shape), space.noun, space.dtype_name
+        vars(result).update(_judged=self.problem.judged, _memory=memory)
+        return result if has_converged else judged(self.problem.function, result, self.limits.throw)

@@ -39,8 +39,8 @@ class Space(Protocol):
     def protected(self, x: Any) -> Any:
         """Return a buffer as passed to the user's function: read-only, if the library supports that."""
 
-    def versions(self, buffers: tuple[Any, ...]) -> Any:
-        """Return version numbers that change when a buffer is modified in place, if the library has them."""
+    def version(self, x: Any) -> int:
+        """Return a number that changes when a buffer is modified in place, if the library has such a number."""
 
     def is_like_first(self, x: Any) -> bool:
         """Return whether ``x`` is an array, or a number of its library, with the dtype and device of the first."""
@@ -52,7 +52,7 @@ class Space(Protocol):
         """Return numbers (rows, n) as a buffer: complex numbers become pairs."""
 
     def unbuffered(self, x: Any) -> Any:
-        """Return a buffer as numbers of the caller's dtype, the inverse of :meth:`buffer`."""
+        """Return a buffer of pairs as complex numbers, the inverse of :meth:`buffer`."""
 
     def copy(self, x: Any) -> Any:
         """Return a copy of a buffer, or of a NumPy array."""
@@ -94,10 +94,8 @@ class NumPySpace:
     has_loop = True
     numbers: Any = staticmethod(np.asarray)
     where: Any = staticmethod(np.where)
-
-    def __init__(self) -> None:
-        self.dtype: Any = None
-        self.bits, self.eps, self.dtype_name = 0, 0.0, ""
+    dtype: Any = None
+    bits, eps, dtype_name = 0, 0.0, ""
 
     def check_leaf(self, function: str, name: str, x: Any) -> None:
         if type(x) is not np.ndarray or x.dtype not in _KINDS:
@@ -112,8 +110,8 @@ class NumPySpace:
         view.flags.writeable = False
         return view
 
-    def versions(self, buffers: tuple[Any, ...]) -> Any:
-        return None  # a write to a read-only array has raised an error
+    def version(self, x: Any) -> int:
+        return 0  # a write to a read-only array has raised an error
 
     def is_like_first(self, x: Any) -> bool:
         return isinstance(x, (np.ndarray, np.generic)) and (x.dtype is self.dtype or x.dtype == self.dtype)
@@ -126,7 +124,7 @@ class NumPySpace:
         return x if self.dtype.kind == "f" else x.view(self.real)
 
     def unbuffered(self, x: Any) -> Any:
-        return x if self.dtype.kind == "f" else x.view(self.dtype)
+        return x.view(self.dtype)
 
     def copy(self, x: Any) -> Any:
         return np.array(x, order="C")

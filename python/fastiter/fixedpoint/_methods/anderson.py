@@ -67,9 +67,12 @@ class Anderson(Accelerated):
         # Rounded differences are linearly dependent only up to their rounding.
         rounding = {"float32": 2.0**-23, "bfloat16": 2.0**-7}.get(self.history_dtype, space.eps)
         self.used_ridge = self.ridge if self.ridge is not None else max(space.eps, rounding**2)
+        if self.restart is None and space.bits:
+            self.loop = m, self.history, self.damping, self.used_ridge, (self.kind == 1, self.narrow)
 
     def resumed(self, other: Any) -> Anderson:
-        self.history = tuple(map(self.space.copy, other.history))
+        for own, others in zip(self.history, other.history, strict=True):
+            own[...] = others
         pushed = self.history[5]
         pushed[pushed >= 0] = -1 - pushed[pushed >= 0]
         return self
@@ -79,11 +82,6 @@ class Anderson(Accelerated):
 
     def fallback(self, slots: Any) -> Any:
         return self.space.take(self.history[1], slots)
-
-    def loop(self) -> tuple[Any, ...] | None:
-        if self.restart is not None or not self.space.bits:
-            return None
-        return self.held, self.history, self.damping, self.used_ridge, (self.kind == 1, self.narrow)
 
     def step(self, at: Active) -> Any:
         restart = at.restart

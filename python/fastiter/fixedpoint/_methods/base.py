@@ -30,6 +30,7 @@ class Base:
     samples: int = field(default=0, init=False, repr=False, compare=False)
     n: int = field(default=0, init=False, repr=False, compare=False)
     domain: Any = field(default=None, init=False, repr=False, compare=False)
+    loop: Any = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls: type[AnyMethod], function: str, options: dict[str, Any]) -> AnyMethod:
@@ -75,10 +76,6 @@ class Base:
     def step(self, at: Active) -> Any:
         """Return the next x of each row."""
         raise NotImplementedError
-
-    def loop(self) -> tuple[Any, ...] | None:
-        """Return the numbers and arrays with which compiled code steps; None if it cannot."""
-        return None
 
     def extrapolated(self, slots: Any) -> Any:
         """Return the mask of the samples whose last step was not a plain one."""

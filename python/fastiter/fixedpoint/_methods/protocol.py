@@ -54,9 +54,8 @@ class Method(Protocol):
     guarded: tuple[int, ...]
     #: domain(x, *args) -> whether each x is admissible; None: every x is
     domain: Callable[..., Any] | None
-
-    def loop(self) -> tuple[Any, ...] | None:
-        """Return the numbers and arrays with which compiled code steps; None if it cannot."""
+    #: The numbers and arrays with which compiled code steps; None if it cannot
+    loop: tuple[Any, ...] | None
 
     def step(self, at: Active) -> Any:
         """Return the next x of each row, in new memory."""

@@ -10,7 +10,8 @@ from ..._array_like import as_arrays
 from ..._call.iterate import Callback, Limits
 from ..._check import check_array, check_choice, count, type_name
 from .._functional import run
-from .._result import FixedPointSolution, Stopping
+from .._problem import Stopping
+from .._result import FixedPointSolution
 from .._space import DTYPES, NumPySpace
 
 METHODS = ("picard", "anderson", "broyden", "aitken")

@@ -14,14 +14,15 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from ..._call.iterate import Callback, Limits
-from ..._check import check_choice, check_flag, count, positive, type_name
+from ..._check import check_choice, count, positive, type_name
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import refuse_tangents, refuse_transforms
 from .._functional import Method
 from .._methods import METHODS
-from .._result import FixedPointSolution, Stopping
+from .._problem import Stopping
+from .._result import FixedPointSolution
 from .implicit import Problem, attach, differentiable_once
-from .layout import Map, checked_state
+from .layout import Map, checked_state, flat_state
 from .noise import FixedNoise
 from .space import solve_tensors
 
@@ -216,7 +217,6 @@ def fixed_point(
     if not callable(f):
         raise TypeError(f"{_NAME}: f must be a function of (x, *args, *params), got {type_name(f)}")
     check_choice(_NAME, "grad", grad, GRADS)
-    check_flag(_NAME, "batched", batched)
     if not isinstance(args, tuple):
         raise TypeError(f"{_NAME}: args must be a tuple of tensors, got {type_name(args)}")
     if adjoint is not None and not isinstance(adjoint, Mapping):
@@ -245,26 +245,15 @@ def _solve(
     requested: tuple[str, Mapping[str, Any] | None, int, float],
     shape: dict[str, Any],
 ) -> FixedPointSolution:
-    grad, adjoint, terms, damping = requested
-    other: Callable[[], Solver] = partial(solver.changed, _NAME, None)
-    if adjoint is not None:  # options are checked now, not in the backward pass
-        other = partial(_same, solver.changed(_NAME, adjoint))
-    gradient = _Gradient(grad, other, terms, damping)
     if torch.is_inference_mode_enabled():
         # Products with J need autograd graphs, which do not support inference tensors.
         with torch.inference_mode(False), torch.no_grad():
-            return _solved(f, x0, params, solver, gradient, shape)
-    return _solved(f, x0, params, solver, gradient, shape)
-
-
-def _solved(
-    f: Callable[..., Any],
-    x0: Any,
-    params: tuple[Any, ...],
-    solver: Solver,
-    gradient: _Gradient,
-    shape: dict[str, Any],
-) -> FixedPointSolution:
+            return _solve(f, x0, params, solver, requested, shape)
+    kind, adjoint, terms, damping = requested
+    other: Callable[[], Solver] = partial(solver.changed, _NAME, None)
+    if adjoint is not None:  # options are checked now, not in the backward pass
+        other = partial(_same, solver.changed(_NAME, adjoint))
+    gradient = _Gradient(kind, other, terms, damping)
     fixed = FixedNoise(shape["compact"])
 
     def plain(x: Any, *args: Any) -> Any:
@@ -274,7 +263,7 @@ def _solved(
     start = x0.value if isinstance(x0, FixedPointSolution) else x0
     if not torch.is_grad_enabled() and forward_ad._current_level < 0:
         return result
-    flat, layout = checked_state(_NAME, result.value, shape["batched"])
+    flat, layout = flat_state(*pytree.tree_flatten(result.value), shape["batched"])
     wrapped = Map(_NAME, f, layout, (*shape["args"], *params))
     value = _differentiable(wrapped, flat, fixed, result, start, gradient, solver.options.get("damping", 1.0))
     return result if value is None else result._with_value(layout.unpack(value))

@@ -60,7 +60,6 @@ def checked_state(function: str, state: Any, batched: bool = True, argument: str
         raise ValueError(
             f"{function}: {argument} must be a tensor or hold at least one, got an empty {type_name(state)}"
         )
-    shapes: tuple[tuple[int, ...], ...] = ()
     for i, part in enumerate(parts):
         name = argument if len(parts) == 1 else f"part {i} of {argument}"
         if not isinstance(part, Tensor):
@@ -76,7 +75,12 @@ def checked_state(function: str, state: Any, batched: bool = True, argument: str
         if batched and (part.dim() < 1 or part.shape[0] != parts[0].shape[0]):
             rows = f"{parts[0].shape[0]}" if i else "B"
             raise ValueError(f"{function}: {name} must have shape ({rows}, ...), got {tuple(part.shape)}")
-        shapes = (*shapes, tuple(part.shape[1:] if batched else part.shape))
+    return flat_state(parts, spec, batched)
+
+
+def flat_state(parts: Sequence[Tensor], spec: Any, batched: bool) -> tuple[Tensor, Layout]:
+    """Return the parts of a state as (B, n), and its layout."""
+    shapes = tuple([tuple(part.shape[1:] if batched else part.shape) for part in parts])
     layout = Layout(spec, shapes, parts[0].dtype, parts[0].device, batched)
     return layout.pack(parts), layout
 

@@ -15,8 +15,9 @@ from ..._check import check_choice, type_name
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import refuse_tangents, refuse_transforms
 from ...relax._torch.arguments import entries_of
+from .._problem import Stopping
 from .._problems.refine import METHODS
-from .._result import FixedPointSolution, Stopping
+from .._result import FixedPointSolution
 from .functional import Solver
 from .implicit import Problem, attach
 from .layout import Layout, Map, checked_state

@@ -11,7 +11,8 @@ import torch
 from ..._check import type_name
 from ..._torch import ops as ops  # lets the kernels read tensors
 from .._functional import run
-from .._result import FixedPointSolution, Stopping
+from .._problem import Stopping
+from .._result import FixedPointSolution
 from .._space import DTYPES, Numbers, Rows
 
 _NAMES = {getattr(torch, name): name for name in DTYPES}
@@ -24,10 +25,8 @@ class TorchSpace:
     has_loop = False
     numbers: Any = staticmethod(torch.from_numpy)
     where: Any = staticmethod(torch.where)
-
-    def __init__(self) -> None:
-        self.dtype: Any = None
-        self.bits, self.eps, self.dtype_name = 0, 0.0, ""
+    dtype: Any = None
+    bits, eps, dtype_name = 0, 0.0, ""
 
     def check_leaf(self, function: str, name: str, x: Any) -> None:
         listed = f"a tensor of {', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
@@ -47,8 +46,8 @@ class TorchSpace:
     def protected(self, x: Any) -> Any:
         return x  # tensors cannot be read-only: their versions are compared
 
-    def versions(self, buffers: tuple[Any, ...]) -> Any:
-        return list(map(_version, buffers))
+    def version(self, x: Any) -> int:
+        return 0 if x.is_inference() else x._version  # type: ignore[no-any-return]
 
     def is_like_first(self, x: Any) -> bool:
         return isinstance(x, torch.Tensor) and x.dtype == self.dtype and x.device == self.device
@@ -66,7 +65,7 @@ class TorchSpace:
         return x.detach().resolve_neg().contiguous()
 
     def unbuffered(self, x: Any) -> Any:
-        return torch.view_as_complex(x.reshape(x.shape[0], -1, 2)) if self.dtype.is_complex else x
+        return torch.view_as_complex(x.reshape(x.shape[0], -1, 2))
 
     def copy(self, x: Any) -> Any:
         return x.copy() if isinstance(x, np.ndarray) else x.clone(memory_format=torch.contiguous_format)
@@ -110,10 +109,6 @@ class TorchSpace:
 
         both = self.host(torch.stack([of(f - x), of(f)]))
         return both[0], both[1]
-
-
-def _version(x: torch.Tensor) -> int:
-    return 0 if x.is_inference() else x._version
 
 
 @torch.no_grad()

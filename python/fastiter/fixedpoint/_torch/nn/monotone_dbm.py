@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ...._call.iterate import Limits
 from ...._check import check_choice
-from ..._result import FixedPointSolution, Stopping
+from ..._problem import Stopping
+from ..._result import FixedPointSolution
 from ..functional import Solver, detached, fixed_point, with_gradient
 from ..layout import Layout, checked_state
 from ..prox_norms import prox_softmax_entropy
