@@ -97,15 +97,15 @@ class _Windows(Record):
 
     def __init__(self, layout: Layout, first: Tensor, total: int, window: int, options: Options) -> None:
         super().__init__()
-        self._layout, self._total, self._options = layout, total, options
+        self._layout, self._time, self._total, self._options = layout, 0, total, options
         self.values: list[Tensor] = []
         self.outcomes: list[Outcome] = []
         self.sequential = first.new_zeros((len(first), -(-total // window)), dtype=torch.bool)
 
-    @property
-    def _time(self) -> int:
-        """The number of steps that have been solved."""
-        return sum(part.shape[1] for part in self.values)
+    def add(self, value: Tensor) -> None:
+        """Record the states of further steps."""
+        self.values.append(value)
+        self._time += value.shape[1]
 
     def value(self, windows: int) -> Any:
         """Return a copy of the states of the first windows, in the form of the result."""
@@ -163,7 +163,7 @@ def _windows(
     for i, start in enumerate(range(0, x[0].shape[1], window)):
         if options.contracting and i and bool(sequential[:, i - 1].all()):
             sequential[:, i:] = True
-            record.values.append(loop(cell, first, [part[:, start:] for part in x]))
+            record.add(loop(cell, first, [part[:, start:] for part in x]))
         else:
             part_of_x = [part[:, start : start + window] for part in x]
             outcome = newton(cell, structure, first, part_of_x, options)
@@ -175,7 +175,7 @@ def _windows(
                 # run with all rows, as the rounding of a matrix product may depend on their number
                 outcome.value[left] = loop(cell, first, part_of_x)[left]
             record.outcomes.append(outcome)
-            record.values.append(outcome.value)
+            record.add(outcome.value)
             first = outcome.value[:, -1]
         yield Step(i + 1, record.outcomes[-1].residual, None, partial(record.value, i + 1))
 
