@@ -35,9 +35,14 @@ def has_card() -> bool:
 
 @pytest.fixture(autouse=True)
 def same_numbers() -> None:
-    """Seed torch's global generator, so that a test does not depend on the tests before it."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+    """Seed torch's global generators, so that a test does not depend on the tests before it.
+
+    ``torch.manual_seed`` would keep the call with its stack for each kind of device that is not in use, forever.
+    """
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(0)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(autouse=True)
