@@ -14,6 +14,7 @@ import fastiter.torch
 from fastiter import Solution
 from tests.public import every
 from tests.public.calls.hopfield import network
+from tests.public.calls.processes import LIMITS
 from tests.public.calls.systems import dense
 from tests.public.pick import Pick, subset
 from tests.public.table import Entry, Make
@@ -86,7 +87,7 @@ def decisions(pick: Pick) -> dict[str, Any]:
     S, A, dtype = pick.integer(1, 4), pick.integer(1, 3), pick.one_of(REAL)
     P = pick.generator().random((S, A, S)) + 0.1
     P = (P / P.sum(axis=-1, keepdims=True)).astype(dtype)
-    return {"P": P, "R": pick.normal(S, A, dtype=dtype), "gamma": 0.5, **subset(pick, {"atol": 1e-3, "max_steps": 50})}
+    return {"P": P, "R": pick.normal(S, A, dtype=dtype), "gamma": 0.5, **LIMITS}
 
 
 def of_one_dtype(name: str) -> Make:
