@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "box": {"lower": -0.05, "upper": 0.1},
     "l1 and half-line": {"l1": 0.3, "lower": 0.0},
 }
+_UPDATES = ("gradient", "matrix", "newton")
+#: Triples in which each loss, each part and each update meet each of the others, by a Latin square
+PAIRS = [
+    (loss, part, _UPDATES[(i + j) % 4 if (i + j) % 4 < 3 else i % 3])
+    for (i, loss), (j, part) in itertools.product(enumerate(LOSSES), enumerate(PARTS))
+]
 
 
 def data(n: int, m: int, seed: int = 0, dtype: Any = np.float64, density: float = 1.0) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize
 
 from fastiter.bcd import LeastSquares, Logistic, bcd, lasso_path, nnls, reference
-from tests.bcd.cases import LOSSES, PARTS, data, specified
+from tests.bcd.cases import LOSSES, PAIRS, PARTS, data, specified
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -35,9 +35,7 @@ def test_derivatives(loss: str) -> None:
     assert (reference.curvature(p) >= np.diag(reference.hessian(p, x)) * (1 - 8 * EPS)).all()
 
 
-@pytest.mark.parametrize("update", ["gradient", "matrix", "newton"])
-@pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("loss", "parts", "update"), PAIRS)
 def test_minimum_is_that_of_scipy(loss: str, parts: str, update: str) -> None:
     """For L-BFGS-B, l1 is the sum of the two parts of x = u - v, u and v >= 0."""
     p = specified(loss, *data(9, 3), **PARTS[parts])

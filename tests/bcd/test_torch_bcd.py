@@ -25,6 +25,7 @@ from fastiter.bcd._torch.equations import Equations  # noqa: E402
 from fastiter.torch.bcd import LeastSquares, Logistic, Quadratic, Softmax, bcd, lasso_path, nnls, sketch_solve  # noqa: E402
 from tests.bcd import cases  # noqa: E402
 from tests.bcd.cases import LOSSES, PARTS, data, specified  # noqa: E402
+from tests.support.error_cases import assert_named  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta state")
 F64 = torch.float64
@@ -383,77 +384,44 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
     of_numpy = cases.make("squares", A.numpy(), b.numpy())
     backend = fastiter.BackendError
     return [
-        (lambda: LeastSquares(A.numpy(), b), TypeError, "LeastSquares: A must be a torch.Tensor, got ndarray"),
-        (
-            lambda: LeastSquares(sp.csr_array(A.numpy()), b),
-            TypeError,
-            "LeastSquares: A must be a tensor (fastiter.bcd takes arrays)",
-        ),
-        (lambda: LeastSquares(A.to_sparse_coo(), b), TypeError, "LeastSquares: A must be dense, CSR or CSC (A.to_sp"),
-        (
-            lambda: LeastSquares(A.half(), b),
-            TypeError,
-            "LeastSquares: A must have dtype torch.float32 or torch.float64",
-        ),
-        (
-            lambda: LeastSquares((A, b), b),
-            TypeError,
-            "LeastSquares: A must be a tensor or (crow, col, values, (n, m)), g",
-        ),
-        (
-            lambda: LeastSquares((one, one, b[:2], 4), b),
-            TypeError,
-            "LeastSquares: the shape of A must be (n, m), got in",
-        ),
-        (lambda: LeastSquares((one, one, b[:2], (1, 1)), b), ValueError, "LeastSquares: A must have a pattern inside "),
-        (lambda: LeastSquares((one, one[1:] + 9, b[:1], (1, 1)), b), ValueError, "LeastSquares: A must have a pattern"),
-        (lambda: LeastSquares(A, b.float()), TypeError, "LeastSquares: b must have dtype torch.float64 like A, got"),
-        (lambda: LeastSquares(A, b.numpy()), TypeError, "LeastSquares: b must be a torch.Tensor, got numpy.ndarray"),
-        (lambda: LeastSquares(A, b[1:]), ValueError, "LeastSquares: b must have shape (9,) to go with A, got (8,)"),
-        (lambda: LeastSquares(A[0], b), ValueError, "LeastSquares: A must have shape (n, m), got (4,)"),
-        (lambda: LeastSquares(bad, b), ValueError, "LeastSquares: A must be finite, got NaN or infinity"),
-        (lambda: LeastSquares(A, b / 0), ValueError, "LeastSquares: b must be finite, got NaN or infinity"),
-        (lambda: LeastSquares(bad.to_sparse_csr(), b), ValueError, "LeastSquares: A must be finite"),
-        (lambda: LeastSquares(A.to("meta"), b), backend, "LeastSquares: A must be on the CPU, as it has no GPU"),
-        (
-            lambda: LeastSquares(A, b, l1=[1.0]),
-            TypeError,
-            "LeastSquares: l1 must be a number or a tensor of shape (4,)",
-        ),
-        (
-            lambda: LeastSquares(A, b, l1=b),
-            ValueError,
-            "LeastSquares: l1 must be a number or have shape (4,), got (9,)",
-        ),
-        (lambda: LeastSquares(A, b, l1=-1.0), ValueError, "LeastSquares: l1 must be finite and at least 0, got -1"),
-        (lambda: LeastSquares(A, b, weights=y.numpy()), TypeError, "LeastSquares: weights must be a torch.Tensor"),
-        (lambda: Logistic(A, y.numpy()), TypeError, "Logistic: y must be a torch.Tensor, got numpy.ndarray"),
-        (lambda: Logistic(A, 3 * y), ValueError, "Logistic: y must be 0 or 1, or -1 or 1, got 3"),
-        (lambda: Logistic(A, y.to("meta")), backend, "Logistic: y must be on the CPU, as it has no GPU kernels yet"),
-        (lambda: Softmax(A, y), TypeError, "Softmax: y must be integers"),
-        (lambda: Quadratic(A, b), ValueError, "Quadratic: A must be square, got shape (9, 4)"),
-        (
-            lambda: of_arrays(problem),
-            TypeError,
-            "bcd: problem must be a LeastSquares, Logistic, Softmax or Quadratic, got",
-        ),
-        (lambda: bcd(of_numpy), TypeError, "bcd: problem must be a LeastSquares, Logistic, Softmax, Quadratic or Obje"),
-        (lambda: bcd(problem, torch.zeros(3, dtype=F64)), ValueError, "bcd: x0 must have shape (4,) and dtype"),
-        (lambda: bcd(problem, torch.zeros(4)), TypeError, "bcd: x0 must have dtype torch.float64 like A"),
-        (lambda: bcd(problem, rule=anything), ValueError, "bcd: rule must be"),
-        (lambda: lasso_path(A, b, some), TypeError, "lasso_path: l1 must be a torch.Tensor, got list"),
-        (lambda: lasso_path(A, b, -b), ValueError, "lasso_path: l1 must be a list of finite numbers above 0"),
-        (lambda: lasso_path(A, b, l2=b), ValueError, "lasso_path: l2 must be a number or a tensor of one, got shape"),
-        (lambda: lasso_path(A, b, l2=anything), TypeError, "lasso_path: l2 must be a number, got str"),
-        (lambda: sketch_solve(A, b.float()), TypeError, "sketch_solve: b must have dtype torch.float64 like A"),
-        (lambda: sketch_solve(A, b, sketch=anything), ValueError, "sketch_solve: sketch must be"),
+        (lambda: LeastSquares(A.numpy(), b), TypeError, "LeastSquares: A"),
+        (lambda: LeastSquares(sp.csr_array(A.numpy()), b), TypeError, "LeastSquares: A"),
+        (lambda: LeastSquares(A.to_sparse_coo(), b), TypeError, "LeastSquares: A"),
+        (lambda: LeastSquares(A.half(), b), TypeError, "LeastSquares: A"),
+        (lambda: LeastSquares((A, b), b), TypeError, "LeastSquares: A"),
+        (lambda: LeastSquares((one, one, b[:2], 4), b), TypeError, "LeastSquares: the shape of A"),
+        (lambda: LeastSquares((one, one, b[:2], (1, 1)), b), ValueError, "LeastSquares: A"),
+        (lambda: LeastSquares((one, one[1:] + 9, b[:1], (1, 1)), b), ValueError, "LeastSquares: A"),
+        (lambda: LeastSquares(A, b.float()), TypeError, "LeastSquares: b"),
+        (lambda: LeastSquares(A, b.numpy()), TypeError, "LeastSquares: b"),
+        (lambda: LeastSquares(A, b[1:]), ValueError, "LeastSquares: b"),
+        (lambda: LeastSquares(A[0], b), ValueError, "LeastSquares: A"),
+        (lambda: LeastSquares(bad, b), ValueError, "LeastSquares: A"),
+        (lambda: LeastSquares(A, b / 0), ValueError, "LeastSquares: b"),
+        (lambda: LeastSquares(bad.to_sparse_csr(), b), ValueError, "LeastSquares: A"),
+        (lambda: LeastSquares(A.to("meta"), b), backend, "LeastSquares: A"),
+        (lambda: LeastSquares(A, b, l1=[1.0]), TypeError, "LeastSquares: l1"),
+        (lambda: LeastSquares(A, b, l1=b), ValueError, "LeastSquares: l1"),
+        (lambda: LeastSquares(A, b, l1=-1.0), ValueError, "LeastSquares: l1"),
+        (lambda: LeastSquares(A, b, weights=y.numpy()), TypeError, "LeastSquares: weights"),
+        (lambda: Logistic(A, y.numpy()), TypeError, "Logistic: y"),
+        (lambda: Logistic(A, 3 * y), ValueError, "Logistic: y"),
+        (lambda: Logistic(A, y.to("meta")), backend, "Logistic: y"),
+        (lambda: Softmax(A, y), TypeError, "Softmax: y"),
+        (lambda: Quadratic(A, b), ValueError, "Quadratic: A"),
+        (lambda: of_arrays(problem), TypeError, "bcd: problem"),
+        (lambda: bcd(of_numpy), TypeError, "bcd: problem"),
+        (lambda: bcd(problem, torch.zeros(3, dtype=F64)), ValueError, "bcd: x0"),
+        (lambda: bcd(problem, torch.zeros(4)), TypeError, "bcd: x0"),
+        (lambda: bcd(problem, rule=anything), ValueError, "bcd: rule"),
+        (lambda: lasso_path(A, b, some), TypeError, "lasso_path: l1"),
+        (lambda: lasso_path(A, b, -b), ValueError, "lasso_path: l1"),
+        (lambda: lasso_path(A, b, l2=b), ValueError, "lasso_path: l2"),
+        (lambda: lasso_path(A, b, l2=anything), TypeError, "lasso_path: l2"),
+        (lambda: sketch_solve(A, b.float()), TypeError, "sketch_solve: b"),
+        (lambda: sketch_solve(A, b, sketch=anything), ValueError, "sketch_solve: sketch"),
     ]
 
 
-@pytest.mark.parametrize("case", range(36))
-def test_wrong_arguments(case: int) -> None:
-    assert len(wrong()) == 36
-    call, error, message = wrong()[case]
-    with pytest.raises(error) as raised:
-        call()
-    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+def test_wrong_arguments() -> None:
+    assert_named(wrong())

@@ -232,3 +232,20 @@ def in_torch(cases: Iterable[Wrong]) -> Iterator[Wrong]:
     for wrong in cases:
         got = wrong.got.replace(r"\(", r"(\(|torch\.Size\(\[)", 1) if wrong.got.startswith(r"\(") else wrong.got
         yield wrong._replace(got=got.replace(r",\)", r",?\]?\)"))
+
+
+def assert_named(cases: Iterable[tuple[Callable[[], Any], type[Exception], str]]) -> None:
+    """Assert that each call raises an error of the class, in one line that begins with the names given.
+
+    These are the function and the argument: ``"solve: atol"``. All failures are reported at once.
+    """
+    problems = []
+    for call, error, names in cases:
+        try:
+            call()
+            problems.append(f"{names}: nothing was raised")
+        except Exception as raised:
+            text, begins = str(raised), re.escape(names) + (r"(?!\w)" if names[-1].isalnum() else "")
+            if not isinstance(raised, error) or not re.match(begins, text) or "\n" in text:
+                problems.append(f"{error.__name__}, {names}: {type(raised).__name__}: {text}")
+    assert not problems, "\n".join(problems)

@@ -12,6 +12,7 @@ sparse = pytest.importorskip("scipy.sparse")
 import fastiter  # noqa: E402
 from fastiter.mdp import reference  # noqa: E402
 from fastiter.mdp.compat import error, example, mdp, util  # noqa: E402
+from tests.support.error_cases import assert_named  # noqa: E402
 
 P, R = example.forest(30, 4, 2, 0.1)
 VALUE, POLICY = reference.policy_iteration(P.swapaxes(0, 1), R, 0.9)
@@ -290,58 +291,26 @@ def test_wrong_probabilities_raise_the_exceptions_of_pymdptoolbox() -> None:
 
 
 WRONG: list[tuple[Any, type[Exception], str]] = [
-    (
-        lambda: mdp.ValueIteration(P.tolist(), R, 0.9),
-        TypeError,
-        "ValueIteration: transitions must be an array (A, S, S)",
-    ),
-    (
-        lambda: mdp.ValueIteration(P / 2, R, 0.9),
-        ValueError,
-        "ValueIteration: transitions must sum to 1, got 0.5 in state",
-    ),
-    (lambda: mdp.PolicyIteration(P, R, 1.5), ValueError, "PolicyIteration: discount must be from 0 to 1, got 1.5"),
-    (lambda: mdp.PolicyIteration(P, R, 1.0), ValueError, "PolicyIteration: discount must be below 1, got 1"),
-    (
-        lambda: mdp.PolicyIteration(P, R, 0.9, R),
-        TypeError,
-        "PolicyIteration: policy0 must be integers, got dtype float64",
-    ),
-    (lambda: mdp.FiniteHorizon(P, R, 0.9, 3, h="0"), TypeError, "FiniteHorizon: h must be numbers, got dtype <U1"),
-    (
-        lambda: mdp.PolicyIteration(P, R, 0.9, eval_type=3),
-        ValueError,
-        "PolicyIteration: eval_type must be one of 0, 1, 'matrix', 'iterative', got 3",
-    ),
-    (lambda: mdp.ValueIteration(P, R, None), TypeError, "ValueIteration: discount must be a number, got None"),
-    (
-        lambda: mdp.RelativeValueIteration(P, R, None),
-        TypeError,
-        "RelativeValueIteration: epsilon must be a number, got",
-    ),
-    (
-        lambda: mdp.PolicyIteration(P, R, 0.9, None, None),
-        TypeError,
-        "PolicyIteration: max_iter must be a number, got None",
-    ),
-    (lambda: mdp.QLearning(P, R, None), TypeError, "QLearning: discount must be a number, got None"),
-    (lambda: mdp.QLearning(P, R, 0.9, 100), ValueError, "QLearning: n_iter must be at least 10000, got 100"),
-    (lambda: example.rand(3, 2, mask=True), TypeError, "rand: mask must be an array or a sparse matrix, got bool"),
-    (
-        lambda: example.rand(3, 2, mask=np.ones((3, 2))),
-        ValueError,
-        "rand: mask must have shape (3, 3) or (2, 3, 3), got (3, 2)",
-    ),
-    (lambda: example.forest(3, r2=0), ValueError, "forest: r2 must be finite and above 0, got 0"),
+    (lambda: mdp.ValueIteration(P.tolist(), R, 0.9), TypeError, "ValueIteration: transitions"),
+    (lambda: mdp.ValueIteration(P / 2, R, 0.9), ValueError, "ValueIteration: transitions"),
+    (lambda: mdp.PolicyIteration(P, R, 1.5), ValueError, "PolicyIteration: discount"),
+    (lambda: mdp.PolicyIteration(P, R, 1.0), ValueError, "PolicyIteration: discount"),
+    (lambda: mdp.PolicyIteration(P, R, 0.9, R), TypeError, "PolicyIteration: policy0"),
+    (lambda: mdp.FiniteHorizon(P, R, 0.9, 3, h="0"), TypeError, "FiniteHorizon: h"),
+    (lambda: mdp.PolicyIteration(P, R, 0.9, eval_type=3), ValueError, "PolicyIteration: eval_type"),
+    (lambda: mdp.ValueIteration(P, R, None), TypeError, "ValueIteration: discount"),
+    (lambda: mdp.RelativeValueIteration(P, R, None), TypeError, "RelativeValueIteration: epsilon"),
+    (lambda: mdp.PolicyIteration(P, R, 0.9, None, None), TypeError, "PolicyIteration: max_iter"),
+    (lambda: mdp.QLearning(P, R, None), TypeError, "QLearning: discount"),
+    (lambda: mdp.QLearning(P, R, 0.9, 100), ValueError, "QLearning: n_iter"),
+    (lambda: example.rand(3, 2, mask=True), TypeError, "rand: mask"),
+    (lambda: example.rand(3, 2, mask=np.ones((3, 2))), ValueError, "rand: mask"),
+    (lambda: example.forest(3, r2=0), ValueError, "forest: r2"),
 ]
 
 
-@pytest.mark.parametrize("case", range(len(WRONG)))
-def test_wrong_arguments(case: int) -> None:
-    call, error, message = WRONG[case]
-    with pytest.raises(error) as raised:
-        call()
-    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+def test_wrong_arguments() -> None:
+    assert_named(WRONG)
 
 
 def test_examples() -> None:

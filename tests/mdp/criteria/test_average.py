@@ -15,6 +15,7 @@ from fastiter import mdp
 from fastiter.mdp import MDP, average, examples, extended_value_iteration, finite_horizon
 from fastiter.mdp._process import has_one_class
 from tests.mdp.cases import mdp_of, random_process
+from tests.support.error_cases import assert_named
 
 
 def best_by_enumeration(P: np.ndarray, R: np.ndarray, time: Any = None) -> float:
@@ -234,56 +235,40 @@ def test_terminal_states_are_those_of_the_last_step() -> None:
 
 RIVER = examples.riverswim(6)
 WRONG: list[tuple[Any, type[Exception], str]] = [
-    (lambda: average(RIVER, "vi"), ValueError, "average: method must be one of 'rvi', 'howard', got 'vi'"),
-    (lambda: average(1), TypeError, "average: problem must be an MDP, got int"),
-    (
-        lambda: average(examples.gridworld(3, 1.0)),
-        ValueError,
-        "average: problem must have no terminal states, got state 8",
-    ),
-    (lambda: average(RIVER, tau=1.5), ValueError, "average: tau must be at most 1, got 1.5"),
-    (
-        lambda: average(RIVER, sojourn=np.ones(3)),
-        ValueError,
-        "average: sojourn must have shape (rows,) = (12,), got (3,)",
-    ),
-    (lambda: average(RIVER, sojourn=np.zeros(12)), ValueError, "average: sojourn must be finite and above 0"),
-    (lambda: average(RIVER, value0=np.ones(2)), ValueError, "average: value0 must have shape (S,) = (6,), got (2,)"),
-    (lambda: extended_value_iteration(RIVER, -1.0), ValueError, "extended_value_iteration: probability_radius must be"),
-    (
-        lambda: extended_value_iteration(RIVER, np.ones(3)),
-        ValueError,
-        "extended_value_iteration: probability_radius must",
-    ),
+    (lambda: average(RIVER, "vi"), ValueError, "average: method"),
+    (lambda: average(1), TypeError, "average: problem"),
+    (lambda: average(examples.gridworld(3, 1.0)), ValueError, "average: problem"),
+    (lambda: average(RIVER, tau=1.5), ValueError, "average: tau"),
+    (lambda: average(RIVER, sojourn=np.ones(3)), ValueError, "average: sojourn"),
+    (lambda: average(RIVER, sojourn=np.zeros(12)), ValueError, "average: sojourn"),
+    (lambda: average(RIVER, value0=np.ones(2)), ValueError, "average: value0"),
+    (lambda: extended_value_iteration(RIVER, -1.0), ValueError, "extended_value_iteration: probability_radius"),
+    (lambda: extended_value_iteration(RIVER, np.ones(3)), ValueError, "extended_value_iteration: probability_radius"),
     (
         lambda: extended_value_iteration(examples.forest(3, None), 0.1),
         ValueError,
-        "extended_value_iteration: largest_reward must be at least the largest reward, got 1 and a reward of 4",
+        "extended_value_iteration: largest_reward",
     ),
     (
         lambda: extended_value_iteration(RIVER, 0.1, largest_reward=np.nan),
         ValueError,
-        "extended_value_iteration: largest_reward must be",
+        "extended_value_iteration: largest_reward",
     ),
     (
         lambda: extended_value_iteration(RIVER, 0.1, largest_reward="1"),
         TypeError,
-        "extended_value_iteration: largest_reward must be a num",
+        "extended_value_iteration: largest_reward",
     ),
-    (lambda: finite_horizon(RIVER), TypeError, "finite_horizon: horizon must be an int for one MDP, got None"),
-    (lambda: finite_horizon([]), TypeError, "finite_horizon: problem must be an MDP or a sequence of MDPs, got list"),
-    (lambda: finite_horizon([RIVER], 2), TypeError, "finite_horizon: horizon must be None for a sequence of MDPs"),
-    (lambda: finite_horizon([RIVER, examples.riverswim(5)]), ValueError, "finite_horizon: problem must have the same"),
-    (lambda: finite_horizon(RIVER, 0), ValueError, "finite_horizon: horizon must be at least 1, got 0"),
+    (lambda: finite_horizon(RIVER), TypeError, "finite_horizon: horizon"),
+    (lambda: finite_horizon([]), TypeError, "finite_horizon: problem"),
+    (lambda: finite_horizon([RIVER], 2), TypeError, "finite_horizon: horizon"),
+    (lambda: finite_horizon([RIVER, examples.riverswim(5)]), ValueError, "finite_horizon: problem"),
+    (lambda: finite_horizon(RIVER, 0), ValueError, "finite_horizon: horizon"),
 ]
 
 
-@pytest.mark.parametrize("case", range(len(WRONG)))
-def test_wrong_arguments(case: int) -> None:
-    call, error, message = WRONG[case]
-    with pytest.raises(error) as raised:
-        call()
-    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+def test_wrong_arguments() -> None:
+    assert_named(WRONG)
 
 
 def test_names() -> None:

@@ -14,6 +14,7 @@ import fastiter  # noqa: E402
 from fastiter import experimental, mdp  # noqa: E402
 from fastiter.mdp import MDP, examples, robust  # noqa: E402
 from tests.mdp.cases import random_process  # noqa: E402
+from tests.support.error_cases import assert_named  # noqa: E402
 
 BALLS = ("l1", "linf", "kl", "chi2", "contamination")
 
@@ -270,58 +271,34 @@ def test_the_windy_walk() -> None:
 
 GOOD = examples.forest(3, 0.9)
 WRONG: list[tuple[Any, type[Exception], str]] = [
-    (lambda: robust(GOOD, "l2", 0.1), ValueError, "robust: kind must be one of 'l1', 'linf'"),
-    (lambda: robust(1, "l1", 0.1), TypeError, "robust: problem must be an MDP, got int"),
-    (lambda: robust(GOOD, "l1", -0.1), ValueError, "robust: radius must be finite and at least 0, got -0.1"),
-    (lambda: robust(GOOD, "l1", np.nan), ValueError, "robust: radius must be finite and at least 0, got nan"),
-    (lambda: robust(GOOD, "contamination", 1.1), ValueError, "robust: radius must be from 0 to 1, got 1.1"),
-    (
-        lambda: robust(GOOD, "l1", np.ones(3)),
-        ValueError,
-        "robust: radius must be a number or have shape (6,), got (3,)",
-    ),
-    (
-        lambda: robust(GOOD, "s-l1", np.ones(6)),
-        ValueError,
-        "robust: radius must be a number or have shape (3,), got (6,)",
-    ),
-    (lambda: robust(GOOD, "l1", None), TypeError, "robust: radius must be a number or an array, got NoneType"),
-    (lambda: robust(GOOD, "interval", 0.1), TypeError, "robust: radius must be None for 'interval', got float"),
-    (lambda: robust(GOOD, "interval"), TypeError, "robust: limits must be (low, high) for 'interval', got NoneType"),
-    (
-        lambda: robust(GOOD, "interval", limits=(np.ones(9), np.zeros(9))),
-        ValueError,
-        "robust: limits must have 0 <= low",
-    ),
+    (lambda: robust(GOOD, "l2", 0.1), ValueError, "robust: kind"),
+    (lambda: robust(1, "l1", 0.1), TypeError, "robust: problem"),
+    (lambda: robust(GOOD, "l1", -0.1), ValueError, "robust: radius"),
+    (lambda: robust(GOOD, "l1", np.nan), ValueError, "robust: radius"),
+    (lambda: robust(GOOD, "contamination", 1.1), ValueError, "robust: radius"),
+    (lambda: robust(GOOD, "l1", np.ones(3)), ValueError, "robust: radius"),
+    (lambda: robust(GOOD, "s-l1", np.ones(6)), ValueError, "robust: radius"),
+    (lambda: robust(GOOD, "l1", None), TypeError, "robust: radius"),
+    (lambda: robust(GOOD, "interval", 0.1), TypeError, "robust: radius"),
+    (lambda: robust(GOOD, "interval"), TypeError, "robust: limits"),
+    (lambda: robust(GOOD, "interval", limits=(np.ones(9), np.zeros(9))), ValueError, "robust: limits"),
     (
         lambda: robust(GOOD, "interval", limits=(np.ones(2), np.ones(9))),
         ValueError,
         "robust: limits, low, must have shape",
     ),
-    (lambda: robust(GOOD, "lp", 0.1), ValueError, "robust: kind must be one of 'l1', 'linf'"),
-    (lambda: robust(GOOD, "l1.5", 0.1), ValueError, "robust: kind must be one of 'l1', 'linf'"),
-    (lambda: robust(GOOD, "kl", 0.1, support=False), ValueError, "robust: support must be True for 'kl', got False"),
-    (lambda: robust(GOOD, "s-l1", 0.1, optimistic=True), ValueError, "robust: optimistic must be False for 's-l1'"),
-    (lambda: robust(examples.gridworld(3, 1.0), "l1", 0.1), ValueError, "robust: gamma must be below 1, got 1"),
-    (lambda: robust(GOOD, "l1", 0.1, limits=1), TypeError, "robust: limits must be None for 'l1', got int"),
-    (lambda: experimental.iwocs([], 0), TypeError, "iwocs: models must be a list of MDPs, got list"),
-    (
-        lambda: experimental.iwocs([GOOD, examples.forest(4)], 0),
-        ValueError,
-        "iwocs: models must have the same rows, discount",
-    ),
-    (
-        lambda: experimental.iwocs([MDP(np.ones((1, 1, 1)), np.ones(1), np.array([0.5]))], 0),
-        ValueError,
-        "iwocs: gamma must be one number for all rows, got an array",
-    ),
-    (lambda: experimental.iwocs([GOOD], 3), ValueError, "iwocs: start must be from 0 to 2, got 3"),
+    (lambda: robust(GOOD, "lp", 0.1), ValueError, "robust: kind"),
+    (lambda: robust(GOOD, "l1.5", 0.1), ValueError, "robust: kind"),
+    (lambda: robust(GOOD, "kl", 0.1, support=False), ValueError, "robust: support"),
+    (lambda: robust(GOOD, "s-l1", 0.1, optimistic=True), ValueError, "robust: optimistic"),
+    (lambda: robust(examples.gridworld(3, 1.0), "l1", 0.1), ValueError, "robust: gamma"),
+    (lambda: robust(GOOD, "l1", 0.1, limits=1), TypeError, "robust: limits"),
+    (lambda: experimental.iwocs([], 0), TypeError, "iwocs: models"),
+    (lambda: experimental.iwocs([GOOD, examples.forest(4)], 0), ValueError, "iwocs: models"),
+    (lambda: experimental.iwocs([MDP(np.ones((1, 1, 1)), np.ones(1), np.array([0.5]))], 0), ValueError, "iwocs: gamma"),
+    (lambda: experimental.iwocs([GOOD], 3), ValueError, "iwocs: start"),
 ]
 
 
-@pytest.mark.parametrize("case", range(len(WRONG)))
-def test_wrong_arguments(case: int) -> None:
-    call, error, message = WRONG[case]
-    with pytest.raises(error) as raised:
-        call()
-    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+def test_wrong_arguments() -> None:
+    assert_named(WRONG)

@@ -13,6 +13,7 @@ scipy_sparse = pytest.importorskip("scipy.sparse")
 from fastiter import mdp  # noqa: E402
 from fastiter.mdp import MDP, examples, reference  # noqa: E402
 from tests.mdp.cases import mdp_of, pairs, random_process  # noqa: E402
+from tests.support.error_cases import assert_named  # noqa: E402
 
 S, A = 11, 3
 P, R = random_process(S, A, 60)
@@ -152,191 +153,135 @@ def broken(**parts: Any) -> Any:
 
 
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: MDP([[([0], [1.0])], [5]], ONES[:2], 0.9), TypeError, "P[1][0]"),
+    (lambda: MDP([[([0], [1.0])], 5], ONES[:2], 0.9), TypeError, "P[1]"),
+    (lambda: MDP([[([0], ["x"])]], ONES[:1], 0.9), TypeError, "P[0][0]"),
+    (lambda: MDP([[([0], [1.0])]], [["x"]], 0.9), TypeError, "R[0]"),
+    (lambda: MDP(ONES, ONES, 0.9), TypeError, "P"),
+    (lambda: MDP(csr(EYE), ONES, 0.9), TypeError, "P"),
     (
-        lambda: MDP([[([0], [1.0])], [5]], ONES[:2], 0.9),
-        TypeError,
-        "P[1][0] must be (next, p) or 2 probabilities, got int",
-    ),
-    (lambda: MDP([[([0], [1.0])], 5], ONES[:2], 0.9), TypeError, "P[1] must be a list of actions like P[0], got int"),
-    (lambda: MDP([[([0], ["x"])]], ONES[:1], 0.9), TypeError, "P[0][0] must be numbers, got list with others"),
-    (lambda: MDP([[([0], [1.0])]], [["x"]], 0.9), TypeError, "R[0] must be numbers, got list with others"),
-    (lambda: MDP(ONES, ONES, 0.9), TypeError, "P must be an array (S, A, S), a list of A matrices (S, S), a matrix"),
-    (lambda: MDP(csr(EYE), ONES, 0.9), TypeError, "P must be an array (S, A, S), a list"),
-    (lambda: MDP(np.ones((2, 3, 3)), ONES, 0.9), ValueError, "shape (S, A, S), got (2, 3, 3); a list of A matrices"),
-    (
-        lambda: MDP([EYE, np.eye(2)], ONES, 0.9),
+        lambda: MDP(np.ones((2, 3, 3)), ONES, 0.9),
         ValueError,
-        "P[1] must have shape (S, S) = (3, 3) like P[0], got (2, 2)",
+        "P must have shape (S, A, S), got (2, 3, 3); a list of A matrices",
     ),
-    (lambda: MDP([EYE.astype("c16")], ONES, 0.9), TypeError, "P[0] must be float32 or float64, got dtype complex128"),
-    (lambda: MDP([EYE, EYE.astype("f4")], ONES, 0.9), TypeError, "P[1] must have dtype float64 like P[0], got float32"),
+    (lambda: MDP([EYE, np.eye(2)], ONES, 0.9), ValueError, "P[1]"),
+    (lambda: MDP([EYE.astype("c16")], ONES, 0.9), TypeError, "P[0]"),
+    (lambda: MDP([EYE, EYE.astype("f4")], ONES, 0.9), TypeError, "P[1]"),
+    (lambda: MDP(THREE, np.ones(4), 0.9), ValueError, "R"),
+    (lambda: MDP(THREE, [ONES, [1]], 0.9), ValueError, "R"),
     (
-        lambda: MDP(THREE, np.ones(4), 0.9),
+        lambda: MDP(changed(1, 1, -0.5), ONES, 0.9),
         ValueError,
-        "R must have shape (3,), (3, 2) or (2, 3, 3) to go with P, got (4,)",
+        "P must have finite probabilities of at least 0, got -0.5 in state 1, action 1 (row 3)",
     ),
-    (lambda: MDP(THREE, [ONES, [1]], 0.9), ValueError, "R must have shape (3,), (3, 2) or (2, 3, 3)"),
-    (lambda: MDP(changed(1, 1, -0.5), ONES, 0.9), ValueError, "of at least 0, got -0.5 in state 1, action 1 (row 3)"),
     (
         lambda: MDP(changed(1, 1, np.nan), ONES, 0.9),
         ValueError,
-        "finite probabilities of at least 0, got nan in state 1",
+        "P must have finite probabilities of at least 0, got nan in state 1",
     ),
-    (
-        lambda: MDP(changed(2, 0, 0.5), ONES, 0.9),
-        ValueError,
-        "P must sum to 1 (renormalize=True divides by the sum), got 1.5",
-    ),
-    (lambda: MDP(THREE, [1, np.inf, 1], 0.9), ValueError, "R must be finite, got inf in state 1, action 0 (row 2)"),
+    (lambda: MDP(changed(2, 0, 0.5), ONES, 0.9), ValueError, "P"),
+    (lambda: MDP(THREE, [1, np.inf, 1], 0.9), ValueError, "R"),
     (
         lambda: MDP(THREE, [[1, 1], [-np.inf] * 2, [1, 1]], 0.9),
         ValueError,
-        "must have an action for each state that is",
+        "P",
     ),
     (
         lambda: MDP(broken(indices=np.array([0, 5, 2])), ONES, 0.9),
         ValueError,
-        "next states from 0 to 2, got 5 in state 1",
+        "P must have next states from 0 to 2, got 5 in state 1",
     ),
-    (lambda: MDP(broken(indptr=np.array([0, 2, 1, 3])), ONES, 0.9), ValueError, "row pointers that rise"),
-    (lambda: MDP(THREE, ONES, 1.5), ValueError, "gamma must be from 0 to 1, got 1.5"),
-    (lambda: MDP(THREE, ONES, "x"), TypeError, "gamma must be a number, an array or None, got str"),
-    (lambda: MDP(THREE, ONES, np.ones(5)), ValueError, "gamma must be a number or shape (rows,) = (6,), got (5,)"),
-    (lambda: MDP(THREE, ONES, np.full(6, 2.0)), ValueError, "gamma must be from 0 to 1, got 2.0 in row 0"),
+    (
+        lambda: MDP(broken(indptr=np.array([0, 2, 1, 3])), ONES, 0.9),
+        ValueError,
+        "P[0] must have row pointers that rise",
+    ),
+    (lambda: MDP(THREE, ONES, 1.5), ValueError, "gamma"),
+    (lambda: MDP(THREE, ONES, "x"), TypeError, "gamma"),
+    (lambda: MDP(THREE, ONES, np.ones(5)), ValueError, "gamma"),
+    (lambda: MDP(THREE, ONES, np.full(6, 2.0)), ValueError, "gamma"),
     (
         lambda: MDP(THREE, ONES, 1.0),
         ValueError,
-        "a path to a terminal state from every state if gamma is 1, got none from",
+        "P must have a path to a terminal state",
     ),
-    (lambda: MDP(THREE, ONES, 0.9, terminal=[3]), ValueError, "terminal must be states from 0 to 2, got 3"),
-    (
-        lambda: MDP(THREE, ONES, 0.9, terminal=np.ones(4, bool)),
-        ValueError,
-        "terminal must have shape (S,) = (3,), got (4,)",
-    ),
-    (lambda: MDP(THREE, ONES, 0.9, sense="least"), ValueError, "sense must be one of 'max', 'min', got 'least'"),
-    (lambda: MDP(THREE, ONES, 0.9, renormalize=1), TypeError, "renormalize must be a bool, got int"),
-    (lambda: MDP(THREE, ONES, 0.9, actions=[0]), TypeError, "actions must be None unless states says whose rows"),
-    (
-        lambda: MDP(EYE, ONES, 0.9, states=[0, 1]),
-        ValueError,
-        "states must have shape (rows,) = (3,) to go with P, got (2,)",
-    ),
-    (lambda: MDP(EYE, ONES, 0.9, states=[0, 1, 3]), ValueError, "states must be from 0 to 2, got 3 in row 2"),
-    (
-        lambda: MDP(EYE, ONES, 0.9, states=[0, 1, 2], actions=[0]),
-        ValueError,
-        "actions must have shape (3,) like states",
-    ),
+    (lambda: MDP(THREE, ONES, 0.9, terminal=[3]), ValueError, "terminal"),
+    (lambda: MDP(THREE, ONES, 0.9, terminal=np.ones(4, bool)), ValueError, "terminal"),
+    (lambda: MDP(THREE, ONES, 0.9, sense="least"), ValueError, "sense"),
+    (lambda: MDP(THREE, ONES, 0.9, renormalize=1), TypeError, "renormalize"),
+    (lambda: MDP(THREE, ONES, 0.9, actions=[0]), TypeError, "actions"),
+    (lambda: MDP(EYE, ONES, 0.9, states=[0, 1]), ValueError, "states"),
+    (lambda: MDP(EYE, ONES, 0.9, states=[0, 1, 3]), ValueError, "states"),
+    (lambda: MDP(EYE, ONES, 0.9, states=[0, 1, 2], actions=[0]), ValueError, "actions"),
     (
         lambda: MDP(EYE[[0, 0, 1, 2]], np.ones(4), 0.9, states=[1, 1, 0, 2], actions=[2, 2, 0, 1]),
         ValueError,
-        "states and actions must be different pairs, got state 1, action 2 more than once",
+        "states and actions",
     ),
     (
         lambda: MDP(EYE[[0, 2, 1, 2]], np.ones(4), 0.9, states=[2, 1, 0, 2], actions=[3, 0, 0, 3]),
         ValueError,
-        "states and actions must be different pairs, got state 2, action 3 more than once",
+        "states and actions",
     ),
-    (
-        lambda: MDP(csr(EYE), ONES, 0.9, states=[0, 1, 2], actions=[0, 1, -1]),
-        ValueError,
-        "actions must be at least 0, got -1 at index 2",
-    ),
-    (
-        lambda: MDP(EYE, ONES, 0.9, states=[2, 1, 0], actions=[-7, 0, 0]),
-        ValueError,
-        "actions must be at least 0, got -7 at index 0",
-    ),
-    (
-        lambda: MDP(EYE),
-        TypeError,
-        "R must be the rewards, unless P[s][a] is a list of (p, next, reward, done), got None",
-    ),
-    (
-        lambda: MDP(EYE, np.ones(2), 0.9, states=[0, 1, 2]),
-        ValueError,
-        "R must have shape (3,) or (3, 3) to go with P, got (2,)",
-    ),
-    (
-        lambda: MDP([[[1.0]], []], [[1.0], []], 0.9),
-        ValueError,
-        "P[0][0] must be (next, p) or 2 probabilities, got shape (1,)",
-    ),
-    (
-        lambda: MDP([[([0, 0], [1.0])]], [[1.0]], 0.9),
-        ValueError,
-        "P[0][0] must be (next, p) of one length, got (2,), (1,)",
-    ),
-    (lambda: MDP([[([0], [1.0])]], [[1.0, 2.0]], 0.9), ValueError, "R[0] must have shape (1,) like P[0], got (2,)"),
-    (lambda: MDP(np.ones((0, 2, 0)), np.ones((0, 2)), 0.9), ValueError, "P must have at least one state, got none"),
-    (lambda: MDP(THREE, np.ma.masked_array(ONES), 0.9), TypeError, "R must be without a mask"),
+    (lambda: MDP(csr(EYE), ONES, 0.9, states=[0, 1, 2], actions=[0, 1, -1]), ValueError, "actions"),
+    (lambda: MDP(EYE, ONES, 0.9, states=[2, 1, 0], actions=[-7, 0, 0]), ValueError, "actions"),
+    (lambda: MDP(EYE), TypeError, "R"),
+    (lambda: MDP(EYE, np.ones(2), 0.9, states=[0, 1, 2]), ValueError, "R"),
+    (lambda: MDP([[[1.0]], []], [[1.0], []], 0.9), ValueError, "P[0][0]"),
+    (lambda: MDP([[([0, 0], [1.0])]], [[1.0]], 0.9), ValueError, "P[0][0]"),
+    (lambda: MDP([[([0], [1.0])]], [[1.0, 2.0]], 0.9), ValueError, "R[0]"),
+    (lambda: MDP(np.ones((0, 2, 0)), np.ones((0, 2)), 0.9), ValueError, "P"),
+    (lambda: MDP(THREE, np.ma.masked_array(ONES), 0.9), TypeError, "R"),
     (
         lambda: MDP(changed(1, 1, 0.0), ONES, 0.9, renormalize=True),
         ValueError,
-        "positive probability in each row, got none in state 1",
+        "P must have a positive probability in each row, got none in state 1",
     ),
 ]
 
 GOOD = MDP(THREE, ONES, 0.9)
 PATH = examples.gridworld(3, 1.0)
 SOLVE: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: GOOD.solve("fast"), ValueError, "solve: method must be one of 'auto', 'vi', 'gs'"),
-    (lambda: GOOD.solve(atol=0), ValueError, "solve: atol must be finite and above 0, got 0"),
-    (lambda: GOOD.solve(stop="no"), ValueError, "solve: stop must be one of 'span', 'sup', got 'no'"),
-    (lambda: GOOD.solve(max_steps=0), ValueError, "solve: max_steps must be at least 1, got 0"),
-    (lambda: GOOD.solve(callback=1), TypeError, "solve: callback must be callable or None, got int"),
-    (lambda: GOOD.solve(throw=1), TypeError, "solve: throw must be a bool, got int"),
-    (
-        lambda: GOOD.solve(value0=ONES.astype("f4")),
-        TypeError,
-        "solve: value0 must be a NumPy array of float64, got dtype float32",
-    ),
-    (lambda: GOOD.solve(value0=np.ones(2)), ValueError, "solve: value0 must have shape (S,) = (3,), got (2,)"),
-    (
-        lambda: GOOD.solve(value0=np.array([0, np.nan, 0])),
-        ValueError,
-        "solve: value0 must be finite, got nan in state 1",
-    ),
-    (lambda: GOOD.solve("gs", order="up"), ValueError, "solve: order must be one of 'ascending', 'descending'"),
-    (lambda: GOOD.solve("gs", order=np.array([0, 0, 1])), ValueError, "solve: order must have each state once"),
-    (lambda: GOOD.solve("gs", omega=2), ValueError, "solve: omega must be below 2, got 2"),
-    (lambda: GOOD.solve("gs", exact_diag=1), TypeError, "solve: exact_diag must be a bool, got int"),
-    (lambda: GOOD.solve("ipi", alpha=1.0), ValueError, "solve: alpha must be below 1, got 1.0"),
-    (lambda: GOOD.solve("mpi", policy_sweeps=-1), ValueError, "solve: policy_sweeps must be at least 0, got -1"),
-    (lambda: GOOD.solve("anderson", window=0), ValueError, "solve: window must be at least 1, got 0"),
-    (lambda: PATH.solve("pi"), ValueError, "solve: method must be one of 'auto', 'vi', .* if gamma is 1, got 'pi'"),
+    (lambda: GOOD.solve("fast"), ValueError, "solve: method"),
+    (lambda: GOOD.solve(atol=0), ValueError, "solve: atol"),
+    (lambda: GOOD.solve(stop="no"), ValueError, "solve: stop"),
+    (lambda: GOOD.solve(max_steps=0), ValueError, "solve: max_steps"),
+    (lambda: GOOD.solve(callback=1), TypeError, "solve: callback"),
+    (lambda: GOOD.solve(throw=1), TypeError, "solve: throw"),
+    (lambda: GOOD.solve(value0=ONES.astype("f4")), TypeError, "solve: value0"),
+    (lambda: GOOD.solve(value0=np.ones(2)), ValueError, "solve: value0"),
+    (lambda: GOOD.solve(value0=np.array([0, np.nan, 0])), ValueError, "solve: value0"),
+    (lambda: GOOD.solve("gs", order="up"), ValueError, "solve: order"),
+    (lambda: GOOD.solve("gs", order=np.array([0, 0, 1])), ValueError, "solve: order"),
+    (lambda: GOOD.solve("gs", omega=2), ValueError, "solve: omega"),
+    (lambda: GOOD.solve("gs", exact_diag=1), TypeError, "solve: exact_diag"),
+    (lambda: GOOD.solve("ipi", alpha=1.0), ValueError, "solve: alpha"),
+    (lambda: GOOD.solve("mpi", policy_sweeps=-1), ValueError, "solve: policy_sweeps"),
+    (lambda: GOOD.solve("anderson", window=0), ValueError, "solve: window"),
+    (lambda: PATH.solve("pi"), ValueError, "solve: method"),
     (
         lambda: MDP([np.ones((3, 3)) / 3], ONES, 0.9, terminal=[0]).solve("deflated"),
         ValueError,
-        "solve: method 'deflated' needs a process without terminal states, got state 0",
+        "solve: method 'deflated'",
     ),
     (
         lambda: MDP(THREE, ONES, np.array([0.5, 0.9, 0.5, 0.5, 0.5, 0.5])).solve("deflated"),
         ValueError,
-        "solve: method 'deflated' needs rows whose discounted sums differ by at most 1e-6 (1 - gamma) = 1e-07, got 0.4",
+        "solve: method 'deflated'",
     ),
     (
         lambda: MDP([np.array([[0.7, 0.3], [0.1, 0.9 + 5e-7]], "f4")], np.ones(2), 0.99).solve("deflated"),
         ValueError,
-        "solve: method 'deflated' needs rows whose discounted sums differ by at most 1e-6 (1 - gamma) = 1e-08, got ",
+        "solve: method 'deflated'",
     ),
-    (lambda: MDP(THREE, ONES, None).solve(), ValueError, "solve: gamma must be a number, got an MDP with gamma=None"),
-    (lambda: GOOD.evaluate(np.ones(3)), TypeError, "evaluate: policy must be integers, got dtype float64"),
-    (lambda: GOOD.evaluate([0, 1]), ValueError, "evaluate: policy must have shape (S,) = (3,), got (2,)"),
-    (
-        lambda: GOOD.evaluate([0, 1, 2]),
-        ValueError,
-        "evaluate: policy must have an action of each state, got 2 in state 2",
-    ),
-    (
-        lambda: mdp_of(P, R, 0.9).evaluate(R.argmin(axis=1)),
-        ValueError,
-        "evaluate: policy must have an action of each state",
-    ),
-    (lambda: PATH.evaluate([0] * 9), ValueError, "evaluate: gamma must be below 1, got 1"),
-    (lambda: examples.forest(1), ValueError, "forest: S must be at least 2, got 1"),
-    (lambda: mdp.examples.gridworld(3, slip=2.0), ValueError, "gridworld: slip must be a probability, got 2.0"),
+    (lambda: MDP(THREE, ONES, None).solve(), ValueError, "solve: gamma"),
+    (lambda: GOOD.evaluate(np.ones(3)), TypeError, "evaluate: policy"),
+    (lambda: GOOD.evaluate([0, 1]), ValueError, "evaluate: policy"),
+    (lambda: GOOD.evaluate([0, 1, 2]), ValueError, "evaluate: policy"),
+    (lambda: mdp_of(P, R, 0.9).evaluate(R.argmin(axis=1)), ValueError, "evaluate: policy"),
+    (lambda: PATH.evaluate([0] * 9), ValueError, "evaluate: gamma"),
+    (lambda: examples.forest(1), ValueError, "forest: S"),
+    (lambda: mdp.examples.gridworld(3, slip=2.0), ValueError, "gridworld: slip"),
 ]
 
 
@@ -360,16 +305,8 @@ def test_an_infinite_cost_removes_an_action_as_an_infinite_loss_does(seed: int, 
         MDP(convert(P), -R, 0.9)
 
 
-@pytest.mark.parametrize("case", range(len(WRONG) + len(SOLVE)))
-def test_wrong_arguments(case: int) -> None:
-    call, error, message = (WRONG + SOLVE)[case]
-    with pytest.raises(error) as raised:
-        call()
-    text = str(raised.value)
-    assert text.startswith("MDP: " if case < len(WRONG) else message.partition(":")[0])
-    parts = message.split(" .* ")
-    assert all(part in text for part in parts), text
-    assert "\n" not in text
+def test_wrong_arguments() -> None:
+    assert_named([*((call, error, f"MDP: {names}") for call, error, names in WRONG), *SOLVE])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

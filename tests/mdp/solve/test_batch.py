@@ -12,6 +12,7 @@ pytest.importorskip("scipy")
 import fastiter
 from fastiter.mdp import MDP, MDPBatch, examples
 from tests.mdp.cases import linear_program, mdp_of, random_process
+from tests.support.error_cases import assert_named
 
 S, A, B = 11, 3, 4
 
@@ -152,8 +153,8 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
     batch = MDPBatch(problem, P, R)
     semi = MDP(np.ones((1, 1, 1)), np.ones((1, 1)), np.array([0.5]))
     return [
-        (lambda: MDPBatch(P, P), TypeError, "MDPBatch: problem must be an MDP, got numpy.ndarray"),
-        (lambda: MDPBatch(problem), TypeError, "MDPBatch: P or R must be the numbers of several models, got neither"),
+        (lambda: MDPBatch(P, P), TypeError, "MDPBatch: problem"),
+        (lambda: MDPBatch(problem), TypeError, "MDPBatch: P or R"),
         (
             lambda: MDPBatch(problem, P[0]),
             ValueError,
@@ -164,35 +165,19 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
             ValueError,
             f"MDPBatch: R must have shape (B, rows) = (B, {R.shape[1]})",
         ),
-        (lambda: MDPBatch(problem, P, R[:2]), ValueError, "MDPBatch: R must have as many models as P, 4, got 2"),
-        (
-            lambda: MDPBatch(problem, P.astype(np.float32)),
-            TypeError,
-            "MDPBatch: P must be a NumPy array of float64, got dtype float32",
-        ),
-        (lambda: MDPBatch(problem, bad), ValueError, "MDPBatch: P must sum to 1 "),
-        (lambda: MDPBatch(problem, R=many), ValueError, "MDPBatch: R must be finite, got nan in state"),
-        (lambda: MDPBatch(semi, np.ones((2, 1))), ValueError, "MDPBatch: P must be None for a semi-Markov process"),
-        (lambda: MDPBatch(forest, R=np.zeros((1, 6))).solve(), ValueError, "solve: gamma must be a number, got an MDP"),
-        (lambda: batch.solve("fast"), ValueError, "solve: method must be "),  # type: ignore[arg-type]
-        (lambda: batch.solve(sweeps=3), TypeError, "solve: options must be those of MDP.solve, got 'sweeps'"),
-        (lambda: batch.solve("gs", omega=2.5), ValueError, "solve: omega must be below 2, got 2.5"),
-        (
-            lambda: batch.solve(value0=np.zeros(3)),
-            ValueError,
-            "solve: value0 must have shape (S,) = (11,) or (B, S) = ",
-        ),
-        (
-            lambda: batch.evaluate(np.zeros((2, S), np.int64)),
-            ValueError,
-            "evaluate: policy must have shape (S,) = (11,)",
-        ),
+        (lambda: MDPBatch(problem, P, R[:2]), ValueError, "MDPBatch: R"),
+        (lambda: MDPBatch(problem, P.astype(np.float32)), TypeError, "MDPBatch: P"),
+        (lambda: MDPBatch(problem, bad), ValueError, "MDPBatch: P"),
+        (lambda: MDPBatch(problem, R=many), ValueError, "MDPBatch: R"),
+        (lambda: MDPBatch(semi, np.ones((2, 1))), ValueError, "MDPBatch: P"),
+        (lambda: MDPBatch(forest, R=np.zeros((1, 6))).solve(), ValueError, "solve: gamma"),
+        (lambda: batch.solve("fast"), ValueError, "solve: method"),  # type: ignore[arg-type]
+        (lambda: batch.solve(sweeps=3), TypeError, "solve: options"),
+        (lambda: batch.solve("gs", omega=2.5), ValueError, "solve: omega"),
+        (lambda: batch.solve(value0=np.zeros(3)), ValueError, "solve: value0"),
+        (lambda: batch.evaluate(np.zeros((2, S), np.int64)), ValueError, "evaluate: policy"),
     ]
 
 
-@pytest.mark.parametrize("case", range(15))
-def test_wrong_arguments(case: int) -> None:
-    call, error, message = wrong()[case]
-    with pytest.raises(error) as raised:
-        call()
-    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+def test_wrong_arguments() -> None:
+    assert_named(wrong())

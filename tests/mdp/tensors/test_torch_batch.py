@@ -13,6 +13,7 @@ pytest.importorskip("scipy")
 from fastiter.mdp._torch import functional, gpu, ops, solve  # noqa: E402
 from fastiter.torch import mdp as tensor_mdp  # noqa: E402
 from tests.mdp.cases import pairs, random_process  # noqa: E402
+from tests.support.error_cases import assert_named  # noqa: E402
 
 B, S, A = 3, 6, 2
 
@@ -155,39 +156,17 @@ def wrong() -> list[tuple[Any, str]]:
     bad[1] *= 2
     starts = torch.zeros(2, S, dtype=torch.float64)
     return [
-        (lambda: tensor_mdp.solve(P[None], R, 0.9), "solve: P must have shape (S, A, S) or (B, S, A, S), got (1, 3, 6"),
-        (
-            lambda: tensor_mdp.solve(P, R[:2], 0.9),
-            "solve: R must have shape (6, 2) or (3, 6, 2) to go with P, got (2, 6, 2)",
-        ),
-        (
-            lambda: tensor_mdp.solve(matrix, rewards[:2], 0.9, states=states),
-            "solve: R must have as many models as values, 3,",
-        ),
-        (
-            lambda: tensor_mdp.solve(bad, R, 0.9),
-            "solve: P must sum to 1 in each row, got 2 in state 0, action 0 (row 0)",
-        ),
-        (
-            lambda: tensor_mdp.solve(P, R, 0.9, value0=starts),
-            "solve: value0 must have shape (S,) = (6,) or (B, S) = (3, 6)",
-        ),
-        (
-            lambda: tensor_mdp.solve(P[0], R[0], 0.9, value0=starts[0] + np.nan),
-            "solve: value0 must be finite, got nan in state 0",
-        ),
-        (
-            lambda: tensor_mdp.solve(P[0], R[0], 0.9, value0=starts),
-            "solve: value0 must have shape (S,) = (6,), got (2, 6)",
-        ),
-        (lambda: tensor_mdp.solve(P[0], R[0], 1.0), "solve: gamma must be at least 0 and below 1, got 1"),
-        (lambda: tensor_mdp.solve(P[0], R[0], 0.9, max_steps=0), "solve: max_steps must be "),
+        (lambda: tensor_mdp.solve(P[None], R, 0.9), "solve: P"),
+        (lambda: tensor_mdp.solve(P, R[:2], 0.9), "solve: R"),
+        (lambda: tensor_mdp.solve(matrix, rewards[:2], 0.9, states=states), "solve: R"),
+        (lambda: tensor_mdp.solve(bad, R, 0.9), "solve: P"),
+        (lambda: tensor_mdp.solve(P, R, 0.9, value0=starts), "solve: value0"),
+        (lambda: tensor_mdp.solve(P[0], R[0], 0.9, value0=starts[0] + np.nan), "solve: value0"),
+        (lambda: tensor_mdp.solve(P[0], R[0], 0.9, value0=starts), "solve: value0"),
+        (lambda: tensor_mdp.solve(P[0], R[0], 1.0), "solve: gamma"),
+        (lambda: tensor_mdp.solve(P[0], R[0], 0.9, max_steps=0), "solve: max_steps"),
     ]
 
 
-@pytest.mark.parametrize("case", range(9))
-def test_wrong_arguments(case: int) -> None:
-    call, message = wrong()[case]
-    with pytest.raises(ValueError) as raised:  # noqa: PT011
-        call()
-    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+def test_wrong_arguments() -> None:
+    assert_named((call, ValueError, names) for call, names in wrong())

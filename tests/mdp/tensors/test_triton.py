@@ -163,7 +163,7 @@ def test_bounds_contain_the_exact_values(dtype: str, device: str) -> None:
         tol = 1e-6 if dtype == "float64" else 1e-4
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fastiter.ConvergenceWarning)
-            found = tensor_mdp.solve(*given, gamma, atol=tol, value0=first, max_steps=60)
+            found = tensor_mdp.solve(*given, gamma, atol=tol, value0=first, max_steps=30)
         for m in range(4):
             process = MDP(P[m], R[m], float(torch.tensor(gamma, dtype=given[0].dtype)))
             one = alone(found, m)
