@@ -20,12 +20,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.card import flashrnn_build, table
 from bench.card.emulated import SHARED
 from bench.card.parts import BUDGET, PARTS, STEPS, Step
 from bench.card.record import RESULTS, Results, file_name
 from bench.card.runner import ROOT, Runner
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 PAGE = ROOT / "docs" / "gpu.md"
 
@@ -61,6 +60,8 @@ def run_part(part: int, options: argparse.Namespace, results: Results, began: fl
         print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
 
     if part == 1 and not options.dry_run and options.steps is None:
+        from bench.card import flashrnn_build
+
         tell(f"flashrnn in the background: {flashrnn_build.start()}")
     runner = Runner(results, options.dry_run, deadline, tell)
     steps = chosen(part, options.steps)
@@ -78,6 +79,8 @@ def run_part(part: int, options: argparse.Namespace, results: Results, began: fl
 def write_page() -> Record:
     """Write the records of all cards to the documentation page about GPUs."""
     from json import loads
+
+    from bench.card import table
 
     every = [loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     cards = [record for record in every if record.get("family") == "card"]

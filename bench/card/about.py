@@ -10,7 +10,7 @@ import time
 
 from bench.card.worker import Item
 from bench.harness import machine
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 PACKAGES = ("torch", "triton", "cupy-cuda13x", "nvidia-cuda-nvrtc", "flashrnn", "flash-linear-attention", "numpy")
 TOOLS = ("nvidia-smi", "nvcc", "ncu", "compute-sanitizer", "g++")

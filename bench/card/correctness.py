@@ -12,7 +12,7 @@ from torch import Tensor
 import fastiter.torch
 from bench.card.device import Place, bound, drawn, error
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 GATES = {"elman": 1, "gru": 3, "lstm": 4, "slstm": 4}
 WIDTHS = (16, 24, 32, 48, 64, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 320, 384, 512, 640, 768, 1024)

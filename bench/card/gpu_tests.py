@@ -13,7 +13,7 @@ from functools import partial
 
 from bench.card.runner import ROOT, end, environment
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 #: Seconds for the tests, within the step's limit
 LIMIT = 280.0

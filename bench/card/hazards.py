@@ -17,7 +17,7 @@ import fastiter.torch
 from bench.card.correctness import heads, inputs, path_of, with_gradients
 from bench.card.device import Place, bound, drawn, error
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 
 def widths_in_turn(place: Place, widths: tuple[int, ...]) -> Record:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 SOURCE = Path(__file__).parent / "latencies.cu"
 TURNS = 2000

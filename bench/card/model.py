@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.card.record import RESULTS
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 from fastiter.tune._rnn_plan import ELEMENT_ISSUE, FRAGMENT_ISSUE, WORD_ISSUE
 
 #: Clock in MHz that converts microseconds to cycles if a row has none

@@ -20,7 +20,7 @@ from bench import cuda
 from bench.card.device import Place, drawn
 from bench.card.flashrnn_build import only_built
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 #: Head sizes, those with a goal first, so that an exhausted budget leaves out the others
 WIDTHS = (64, 768, 128, 256, 192, 16, 32, 384, 512)

@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.card.correctness import GATES, heads
 from bench.card.device import Place, drawn
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 from fastiter.rnn._cells import CELLS
 from fastiter.rnn._torch._gpu import kernels as gpu
 from fastiter.rnn._torch._gpu import launch_plan

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.card.runner import ROOT, environment
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 KERNELS = "regex:rnn_fwd|rnn_bwd|linear_scan|quantize|stencil|jacobi|newton|para_|delta"
 SECTIONS = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.card.parts import Step
 from bench.card.record import Results
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 ROOT = Path(__file__).parents[2]
 #: Seconds that a process may take until its first item begins, including the import of torch

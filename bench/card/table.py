@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.cuda import table as contests
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 #: The text of the page while there is no record
 NONE = "No card was available yet: there are no measured numbers, and the goals are open."

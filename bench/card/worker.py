@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 #: The exit code after an error of the card
 BROKEN = 3
@@ -32,10 +33,9 @@ class Item:
 
 
 def is_alive() -> bool:
-    """Return whether the card still responds."""
-    import torch
-
-    if not torch.cuda.is_available():
+    """Return whether the card still responds; without torch it has not been used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
         return True
     try:
         torch.cuda.synchronize()

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 import fastiter
 from bench.harness import gate
+from bench.harness.record import Record as Record
 from bench.harness.timing import Competitor, Timing, collect_garbage, fastest, interleave, load_average, use_threads
 
 FORWARD, BOTH = "forward", "forward+backward"
 MODES = (FORWARD, BOTH)
 FRESH, REUSED = "fresh", "reused"  # our outputs: on fresh pages, or in the memory of an earlier result
 Call = Callable[[], object]
-Record = dict[str, Any]
 Results = dict[str, Tensor]
 Tensors = Tensor | Sequence[Tensor]
 

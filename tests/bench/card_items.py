@@ -6,7 +6,7 @@ import os
 import time
 
 from bench.card.worker import Item
-from bench.harness.contest import Record
+from bench.harness.record import Record
 
 
 def well() -> Record:

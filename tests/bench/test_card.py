@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,22 +13,34 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from bench.card import gpu_tests, model, plans, profile, table  # noqa: E402
+from bench import __main__ as command  # noqa: E402
+from bench.card import about_the_card, gpu_tests, model, plans, profile, table  # noqa: E402
+from bench.card.emulated import SHARED  # noqa: E402
 from bench.card.parts import BUDGET, PARTS, STEPS, Step  # noqa: E402
 from bench.card.record import Results, file_name  # noqa: E402
-from bench.card.runner import Runner  # noqa: E402
+from bench.card.runner import Progress, Runner, environment  # noqa: E402
 from fastiter.rnn._torch._gpu import launch_plan  # noqa: E402
 from fastiter.tune import DEVICES  # noqa: E402
+from tests.support.scripts import run_script  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_dry_run_executes_every_step() -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    command = [sys.executable, "-m", "bench", "card", "--dry-run"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(Path(done.stdout.rpartition("failures; ")[2].split()[0]).read_text())
+class Forked(Runner):
+    """A runner whose workers are forked from one process that has imported torch, instead of new interpreters."""
+
+    def _worker(self, step: Step, lines: Path, log: Path, progress: Progress, ends: float) -> str:
+        where = [step.where, "--lines", str(lines), "--skip", str(progress.done), "--dry-run"]
+        run_script("bench.card.worker", *where, **{**environment(True), SHARED: str(self.results.path.parent)})
+        self._read(step, lines, 0, progress)
+        return ""
+
+
+def test_a_dry_run_executes_every_step(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "x.json", card=about_the_card(True))
+    for step in STEPS.values():
+        Forked(results, True, time.monotonic() + BUDGET, print).run(step)
+    told = json.loads(results.path.read_text())
     assert told["failed"] == []
     assert all(told[step] for step in STEPS)
     (calls,) = told["profile"]
@@ -40,6 +49,18 @@ def test_a_dry_run_executes_every_step() -> None:
     assert 0 < max(told["correctness"][0]["off"]) < 0.1  # the kernel rounds differently from the reference
     text = table.markdown(told)
     assert "#### Correctness" in text and "| lstm | 16 |" in text and "#### Failed" not in text
+
+
+def test_the_command_runs_the_named_steps_of_each_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv(SHARED, str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["bench", "card", "--dry-run", "--steps", "about,memcheck"])
+    command.main()
+    told = json.loads(Path(capsys.readouterr().out.rpartition("failures; ")[2].split()[0]).read_text())
+    assert told["failed"] == []
+    assert [step for step in STEPS if told.get(step)] == ["about", "memcheck"]
 
 
 def a_run(tmp_path: Path, step: Step, seconds: float = 60) -> dict[str, Any]:

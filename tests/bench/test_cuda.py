@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from bench import __main__ as command  # noqa: E402
 from bench import cuda  # noqa: E402
 from bench.cuda import figure, table  # noqa: E402
 from bench.harness import gate  # noqa: E402
@@ -38,6 +37,7 @@ def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_card_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    done = subprocess.run([sys.executable, "-m", "bench", "--device", "cuda"], capture_output=True, text=True)
-    if not torch.cuda.is_available():
-        assert done.returncode == 1 and "needs a CUDA device, and torch finds none" in done.stderr
+    monkeypatch.setattr("sys.argv", ["bench", "--device", "cuda"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="needs a CUDA device, and torch finds none"):
+        command.main()

@@ -20,10 +20,13 @@ PRELOADED = ["torch", "matplotlib.pyplot", "fastiter.torch", "fastiter.torch.nn"
 SECONDS = 300
 
 
-def run_script(script: Path, *arguments: str, **environment: str) -> str:
-    """Return what a program prints; fail with its errors if it does not end by itself with exit code 0."""
+def run_script(script: Path | str, *arguments: str, **environment: str) -> str:
+    """Return what a program prints; fail with its errors if it does not end by itself with exit code 0.
+
+    A string names a module, which runs as by ``python -m``.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
-        command = [sys.executable, str(script), *arguments]
+        command = [sys.executable, *(["-m"] if isinstance(script, str) else []), str(script), *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=SECONDS, check=False, env=os.environ | environment
         )
@@ -33,7 +36,7 @@ def run_script(script: Path, *arguments: str, **environment: str) -> str:
     context.set_forkserver_preload(PRELOADED)
     with tempfile.NamedTemporaryFile() as output, tempfile.NamedTemporaryFile() as errors:
         names = output.name, errors.name
-        process = context.Process(target=_main, args=(str(script), arguments, environment, *names))
+        process = context.Process(target=_main, args=(script, arguments, environment, *names))
         process.start()
         process.join(SECONDS)
         if process.is_alive():
@@ -43,7 +46,9 @@ def run_script(script: Path, *arguments: str, **environment: str) -> str:
         return Path(output.name).read_text()
 
 
-def _main(script: str, arguments: tuple[str, ...], environment: dict[str, str], output: str, errors: str) -> None:
+def _main(
+    script: Path | str, arguments: tuple[str, ...], environment: dict[str, str], output: str, errors: str
+) -> None:
     for number, name in ((1, output), (2, errors)):
         file = os.open(name, os.O_WRONLY)
         os.dup2(file, number)
@@ -53,10 +58,13 @@ def _main(script: str, arguments: tuple[str, ...], environment: dict[str, str], 
         import torch
 
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    sys.argv = [script, *arguments]
-    sys.path.insert(0, str(Path(script).parent))
+    sys.argv = [str(script), *arguments]
     try:
-        runpy.run_path(script, run_name="__main__")
+        if isinstance(script, str):
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(script.parent))
+            runpy.run_path(str(script), run_name="__main__")
     except SystemExit:
         raise
     except BaseException:
