@@ -16,7 +16,6 @@ AVAILABLE = _core.isa_available().split()
 every_isa = pytest.mark.parametrize("isa", AVAILABLE)
 # Levels of one kind, such as v4, v4_bf16 and v4_amx, differ only in the products of bfloat16.
 LAST_OF_A_KIND = list({isa.partition("_")[0]: isa for isa in AVAILABLE}.values())
-every_kind = pytest.mark.parametrize("isa", LAST_OF_A_KIND)
 
 CONFIG = r"""fastiter      \S+
 numpy         \S+
@@ -64,6 +63,8 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
     assert f"'{name}'" in message
 
 
+#: Blocks whose lines end inside of a vector, and of one of the two dtypes each
+NARROW = ("float32-2", "float32-4", "complex64-3")
 NUMBERS = {
     "rnn": [
         "tests/core/test_vmath.py",
@@ -86,8 +87,15 @@ NUMBERS = {
     ],
     # The gradients of the scans have the same bits on every instruction set: tests/scan/test_torch_gradients.py.
     "scan, delta": [
-        "tests/scan/test_arrays.py",
-        "tests/scan/test_sizes.py",
+        "tests/scan/test_arrays.py::test_results_equal_the_specification",
+        *(
+            f"tests/scan/test_sizes.py::test_{name}"
+            for name in ("every_width", "every_block", "results_larger_than_every_cache")
+        ),
+        *(
+            f"tests/scan/test_sizes.py::test_blocks_larger_than_every_cache_at_any_alignment[{which}]"
+            for which in NARROW
+        ),
         "tests/delta/test_arrays.py::test_sizes",
         "tests/delta/test_torch_functional.py::test_gradients",
     ],
@@ -98,30 +106,13 @@ NUMBERS = {
         "tests/relax/test_arrays.py",
         "tests/relax/test_stencil.py",
     ],
-    "formats": [
-        *(
-            f"tests/quant/formats/test_arrays.py::test_{name}"
-            for name in ("random_fixed", "random_floats", "fixed_at_the_limits", "posits", "other_formats", "any_size")
-        ),
+    # Roundings and products have the same bits on every instruction set: see WITH_NUMPY.
+    "quant": [
+        "tests/quant/formats/test_arrays.py::test_any_size",
         "tests/quant/formats/test_codes.py::test_every_code",
-        *(
-            f"tests/quant/formats/test_blocks.py::test_{name}"
-            for name in (
-                "blocks_of_any_size",
-                "microscaling_with_every_rounding",
-                "nvfp4",
-                "block_floating_point",
-            )
-        ),
         "tests/quant/formats/test_random.py::test_random_words_are_those_of_philox",
-        "tests/quant/formats/test_random.py::test_stochastic_rounding_has_the_specified_bits",
         "tests/quant/torch/test_torch_gradients.py::test_sizes",
-    ],
-    "fixed": [
-        "tests/quant/products/test_matmul.py",
-        "tests/quant/products/test_matmul_shapes.py",
-        "tests/quant/fixed/test_fixed_conv.py::test_modes_and_formats",
-        "tests/quant/fixed/test_fixed_matmul.py::test_paths_agree",
+        *(f"tests/quant/products/test_matmul.py::test_{name}" for name in ("small_floats", "float32_in_every_tile")),
         "tests/quant/fixed/test_fixed_matmul.py::test_the_lowest_codes_of_all",
     ],
 }
@@ -138,58 +129,61 @@ BFLOAT16 = [
 
 # All other tests run the chosen instruction set.
 OTHERS = [isa for isa in AVAILABLE if isa != _core.isa_chosen()]
-QUIET = ("-q", "-W", "error", "-p", "no:cacheprovider")
+COVERING = ("-q", "-W", "error", "-p", "no:cacheprovider", "-p", "tests.support.covering")
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 @pytest.mark.parametrize("isa", OTHERS)
 def test_numbers(isa: str) -> None:
-    """All in one process, as torch, and the modules of the tests, take seconds to import."""
+    """All in one process, as torch, and the modules of the tests, take seconds to import.
+
+    All parametrizations of these tests run on the chosen instruction set.
+    """
     chosen = [name for names in NUMBERS.values() for name in names] if isa in LAST_OF_A_KIND else []
     tests = [name for name in (*chosen, *BFLOAT16) if HAS_TORCH or (name in chosen and "/test_torch" not in name)]
-    # Tests named every_instruction_set switch the instruction set themselves; those of large weights count passes.
-    left_out = "not every_instruction_set and not large_weights"
+    # Tests named every_instruction_set switch the instruction set themselves; those of large weights count passes; the
+    # division into groups of sweeps and among threads is the same on each.
+    left_out = ("every_instruction_set", "large_weights", "many_sweeps", "any_number_of_threads")
     if not tests:
         pytest.skip("only the products of bfloat16 differ, which need torch")
-    assert_runs("-m", "pytest", *QUIET, "-k", left_out, *tests, timeout=3000, FASTITER_ISA=isa)
+    assert_runs(
+        "-m", "pytest", *COVERING, "-k", f"not ({' or '.join(left_out)})", *tests, timeout=3000, FASTITER_ISA=isa
+    )
+
+
+#: Runs modules, each with the arguments after its name, in one process: most import torch, which takes seconds.
+GUARDED = """
+import runpy, sys
+for text in sys.argv[1:]:
+    name, *sys.argv[1:] = text.split()
+    print(name)
+    sys.stdout.flush()
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+"""
+SCANS = ("delta.guarded", "scan.guarded", "ssm.guarded", "ssm.guarded_attention", "ssm.guarded_conv")
+WITH_NUMPY = ["tests.support.guarded quant", *(f"tests.{name} numpy" for name in ("support.guarded", *SCANS))]
+WITH_NUMPY += ["tests.quant.fixed.guarded_fixed", "tests.relax.guarded"]
+WITH_TORCH = [f"tests.{name} torch" for name in ("support.guarded", *SCANS)]
+IN_BFLOAT16 = ["tests.rnn.guarded_bf16"]
+
+
+def run_all(isa: str, programs: list[str]) -> str:
+    """Return what programs print whose arrays are between inaccessible pages."""
+    out = assert_runs("-X", "faulthandler", "-c", GUARDED, *programs, FASTITER_ISA=isa)
+    assert out.split().count("done") == len(programs)
+    return out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
 @every_isa
-def test_bfloat16_touches_nothing_beyond_the_arrays(isa: str) -> None:
+def test_nothing_beyond_the_tensors_is_touched(isa: str) -> None:
     pytest.importorskip("torch")
-    assert assert_runs("-X", "faulthandler", "-m", "tests.rnn.guarded_bf16", FASTITER_ISA=isa).split() == ["done"]
-
-
-GUARDED = """
-import sys
-from tests.delta import guarded as delta
-from tests.quant.fixed import guarded_fixed as fixed
-from tests.scan import guarded as scan
-from tests.ssm import guarded as ssm, guarded_attention as attention, guarded_conv as conv
-from tests.support import guarded as support
-
-library = sys.argv[1]
-for module in (support, delta, scan, ssm, attention, conv):
-    module.main(library)
-if library == "numpy":
-    support.main("quant")
-    fixed.main()
-print("done")
-"""
+    run_all(isa, [*(WITH_TORCH if isa in LAST_OF_A_KIND else []), *IN_BFLOAT16])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
-@pytest.mark.parametrize("library", ["numpy", "torch"])
-@every_kind
-def test_nothing_beyond_the_arrays_is_touched(isa: str, library: str) -> None:
-    if library == "torch":
-        pytest.importorskip("torch")
-    assert assert_runs("-X", "faulthandler", "-c", GUARDED, library, FASTITER_ISA=isa).split() == ["done"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
-@every_kind
-def test_relaxation_touches_nothing_beyond_the_vectors(isa: str) -> None:
+def test_nothing_beyond_the_arrays_is_touched_and_all_round_alike() -> None:
+    """The programs of quant print a hash of their results."""
     pytest.importorskip("scipy")
-    assert assert_runs("-X", "faulthandler", "-m", "tests.relax.guarded", FASTITER_ISA=isa).split() == ["done"]
+    printed = {isa: run_all(isa, WITH_NUMPY) for isa in LAST_OF_A_KIND}
+    assert len(set(printed.values())) == 1, printed

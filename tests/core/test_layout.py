@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -57,6 +58,12 @@ def violations(check: Callable[[str, str], Any], paths: Iterable[Path], base: Pa
 # ---- Python ---------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Return the tree of a file, which several rules read."""
+    return ast.parse(source)
+
+
 def imports(node: ast.AST, package: str, *, inside_functions: bool) -> Iterator[str]:
     """Yield the absolute name of each module that is imported below a node."""
     for child in ast.iter_child_nodes(node):
@@ -67,7 +74,9 @@ def imports(node: ast.AST, package: str, *, inside_functions: bool) -> Iterator[
             parent = ".".join([*base, *filter(None, [child.module])])
             # `from . import torch` names a module, `from .torch import lstm` something in it: the prefix decides
             yield from (f"{parent}.{alias.name}" for alias in child.names)
-        elif inside_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        elif isinstance(child, ast.expr):  # which contains no statement
+            continue
+        elif inside_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from imports(child, package, inside_functions=inside_functions)
 
 
@@ -80,7 +89,7 @@ def wrong_imports(source: str, name: str) -> set[str]:
     parts = name.split("/")
     if name == "fastiter/_self_benchmark.py":  # a program that uses the whole package and that no module imports
         return set()
-    tree, package = ast.parse(source), ".".join(parts[:-1])
+    tree, package = parsed(source), ".".join(parts[:-1])
     found = set(imports(tree, package, inside_functions=True))
     at_import = set(imports(tree, package, inside_functions=False))
     family = parts[1] if parts[1] in FAMILIES else None
@@ -199,7 +208,7 @@ def hidden_imports(source: str, name: str) -> set[str]:
 
     A ``Cuda(module, function)`` is such a call, too, except as the row "cuda" of a table of backends.
     """
-    tree = ast.parse(source)
+    tree = parsed(source)
     tables = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
     pairs = [pair for table in tables for pair in zip(table.keys, table.values, strict=True)]
     rows = {value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "cuda"}

@@ -6,8 +6,10 @@ python -m tests.support.guarded [numpy | quant | torch]: run by test_isa.py for 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import itertools
 import mmap
+import random
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -69,22 +71,22 @@ SIZES = list(itertools.product((1, 5, 7), (3,), (2,), (1, 5, 16, 17, 33, 65)))
 
 
 def every_case(dtype: Any) -> Iterator[tuple[str, str, RnnInputs, dict[str, Any], bool]]:
+    """Every cell, size and end in each layout, with whole or cut rows: which of the two is drawn."""
+    draw = random.Random(0)
     for (cell, activation), (B, T, N, D), at_end in itertools.product(RNN_CELLS, SIZES, (False, True)):
         for inputs in layouts(rnn_inputs(cell, B, T, N, D, dtype), at_end):
-            for lengths in (None, some_lengths(B, T)):
-                yield cell, activation, inputs, {"reverse": bool((B + D) % 2), "lengths": lengths}, at_end
+            lengths = draw.choice((None, some_lengths(B, T)))
+            yield cell, activation, inputs, {"reverse": bool((B + D) % 2), "lengths": lengths}, at_end
 
 
 def every_para_case(dtype: Any) -> Iterator[tuple[str, ParaInputs, dict[str, Any], bool]]:
-    """Cases of 19 steps: two blocks of 8 steps and a partial one."""
-    sizes = itertools.product((1, 5), (19,), (1, 16, 17, 65))
+    """Cases of 19 steps: two blocks of 8 steps and a partial one; whether rows are whole or cut is drawn."""
+    draw, sizes = random.Random(0), itertools.product((1, 5), (19,), (1, 16, 17, 65))
     for cell, (B, T, D), at_end in itertools.product(PARA_CELLS, sizes, (False, True)):
         inputs = ParaInputs(*copies(tuple(para_inputs(cell, B, T, D, dtype)), at_end))
         time_major = copies(np.ascontiguousarray(inputs.wx.swapaxes(0, 1)), at_end).swapaxes(0, 1)
-        for wx, lengths in itertools.product(
-            (inputs.wx, time_major, inputs.wx[::-1, ::-1]), (None, some_lengths(B, T))
-        ):
-            how = {"reverse": bool((B + D) % 2), "lengths": lengths}
+        for wx in (inputs.wx, time_major, inputs.wx[::-1, ::-1]):
+            how = {"reverse": bool((B + D) % 2), "lengths": draw.choice((None, some_lengths(B, T)))}
             yield cell, inputs._replace(wx=wx), how, at_end
 
 
@@ -170,24 +172,38 @@ def with_torch(dtype: Any) -> None:
     assert made, "the outputs come from elsewhere"
 
 
+#: Numbers at the limits of formats, and those that are not finite
+EDGES = (np.nan, np.inf, -np.inf, -0.0, 1e-40, -3e38, 7.96875, -8.03125, 0.03125, 448.0, 464.0, 6.0)
+
+
+def numbers(rng: np.random.Generator, n: int, dtype: Any) -> Array:
+    """Return 2 n numbers of all sizes that formats have, one in eight of them an edge."""
+    with np.errstate(over="ignore", under="ignore"):
+        x = (rng.standard_normal((2, n)) * np.exp2(rng.integers(-20, 20, (2, n)))).astype(dtype)
+        return np.where(rng.random((2, n)) < 0.125, rng.choice(np.array(EDGES), (2, n)).astype(dtype), x)
+
+
 def with_quant(dtype: Any) -> None:
-    rng = np.random.default_rng(0)
+    """Print a hash of all results, which are the same on every instruction set."""
+    rng, found = np.random.default_rng(0), hashlib.sha256()
     for text, n, at_end in itertools.product(KINDS, (1, 7, 16, 31, 64, 65, 1025), (False, True)):
         for fmt in (text, STOCHASTIC.get(text, text)):
-            x, y = copies(rng.standard_normal((2, n)).astype(dtype), at_end), guarded((2, n), dtype, at_end)
-            quantize(x, fmt, out=y, rng=1)
-            quantize(x, fmt, out=x, counts=True, rng=1, nan=0.0)
+            x, y = copies(numbers(rng, n, dtype), at_end), guarded((2, n), dtype, at_end)
+            quantize(copies(np.where(np.isnan(x), dtype(0.5), x), at_end), fmt, out=y, rng=1)
+            _, counts = quantize(x, fmt, out=x, counts=True, rng=1, nan=0.0)
+            found.update(y.tobytes() + x.tobytes() + repr(counts).encode())
         np.empty, empty = lambda shape, dtype=float, at_end=at_end: guarded(shape, dtype, at_end), np.empty  # type: ignore[assignment]
         try:
-            codes = encode(copies(rng.standard_normal((2, n)).astype(dtype), at_end), text)
+            codes = encode(copies(np.nan_to_num(numbers(rng, n, dtype)), at_end), text)
             if not isinstance(codes, tuple):
-                unpack(copies(pack(codes, text), at_end), text, n)
+                found.update(codes.tobytes() + unpack(copies(pack(codes, text), at_end), text, n).tobytes())
         finally:
             np.empty = empty
     for n, at_end in itertools.product((1, 7, 16, 31, 65, 4097), (False, True)):
         dy, x, y = (copies(rng.standard_normal(n).astype(dtype), at_end) for _ in range(3))
         for limits, clip, total in itertools.product((None, (-1.0, 1.0)), (False, True), (False, True)):
             _core.quant.gradient(dtype == np.float64, limits, clip, dy, x, y, guarded(n, dtype, at_end), n, total)
+    print(found.hexdigest())
 
 
 STOCHASTIC = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from fnmatch import fnmatch
@@ -37,16 +38,22 @@ ELSEWHERE = {
 }
 
 
+@functools.cache
+def known_names() -> list[str]:
+    """Return the paths of all files and folders; those of folders end in a slash."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return [*tracked, *{f"{parent}/" for name in tracked for parent in Path(name).parents}]
+
+
+@functools.cache
+def exists(path: str) -> bool:
+    # A name without a folder may belong to several files.
+    pattern = path if path in ("Makefile", "CMakeLists.txt") or "/" in path.rstrip("/") else f"*{path}"
+    return any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/") for name in known_names())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_paths_in_pages_exist(page: Path) -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    names = [*tracked, *{f"{parent}/" for name in tracked for parent in Path(name).parents}]
-
-    def exists(path: str) -> bool:
-        # A name without a folder may belong to several files.
-        pattern = path if path in ("Makefile", "CMakeLists.txt") or "/" in path.rstrip("/") else f"*{path}"
-        return any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/") for name in names)
-
     assert not exists("tests/core/test_nothing.py")
     assert [path for path in paths_in(page.read_text()) if path not in ELSEWHERE and not exists(path)] == []
 

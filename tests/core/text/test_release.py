@@ -89,7 +89,7 @@ def test_workflows_have_only_the_permissions_that_they_need(path: Path) -> None:
     text = path.read_text()
     assert "\npermissions:\n  contents: read\n" in text
     assert "password" not in re.sub("#.*", "", text) and "secrets." not in text
-    for make in re.findall(r"run: make (\w+)", text):
+    for make in re.findall(r"run: make ([\w-]+)", text):
         assert re.search(rf"^{make}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 

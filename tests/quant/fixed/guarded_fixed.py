@@ -5,6 +5,7 @@ python -m tests.quant.fixed.guarded_fixed: run by test_isa.py for every instruct
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from typing import Any
 
@@ -37,18 +38,32 @@ def every_product(at_end: bool) -> None:
     for (fa, fb, acc), M, K, N in itertools.product(FORMATS, (1, 5, 7), (1, 2, 17), (1, 16, 33, 130)):
         factors = layouts(codes(RNG, (M, K), fa), at_end), layouts(codes(RNG, (K, N), fb), at_end)
         for x, y in zip(*factors, strict=True):
-            TAKEN.update(run_path(FixedArray.from_codes(x, fa), FixedArray.from_codes(y, fb), acc)[1])
+            out, taken = run_path(FixedArray.from_codes(x, fa), FixedArray.from_codes(y, fb), acc)
+            TAKEN.update(taken)
+            FOUND.update(out.tobytes())
     fmt = Fixed(8, 4)
     x, w = (copies(codes(RNG, shape, fmt), at_end) for shape in ((2, 3, 9, 7), (5, 3, 3, 2)))
-    fixed_conv2d(FixedArray.from_codes(x, fmt), FixedArray.from_codes(w, fmt), Fixed(14, 8, overflow="SAT"))
+    found = fixed_conv2d(FixedArray.from_codes(x, fmt), FixedArray.from_codes(w, fmt), Fixed(14, 8, overflow="SAT"))
+    FOUND.update(found.codes.tobytes())
     for accumulate, M, K, N in itertools.product(ACCUMULATORS, (1, 5), (1, 400), (1, 17, 33)):
         a, b = (RNG.standard_normal(shape).astype(np.float32) for shape in ((M, K), (K, N)))
         for x, y in zip(layouts(a, at_end), layouts(b, at_end), strict=True):
-            quant_matmul(x, y, "e4m3fn", "fixed<9,5,RND,SAT>", accumulate)
+            for left, right in OPERANDS[: 1 if accumulate.startswith("fixed") else None]:
+                FOUND.update(np.asarray(quant_matmul(x, y, left, right, accumulate)).tobytes())
 
 
 ACCUMULATORS = ("float32", "fp16", "bf16", "fp32", "fp16<RZ>", "fixed<12,8>")
+#: Formats of the factors of other products: fixed and floating point, scaled blocks, and a table
+OPERANDS = (
+    ("e4m3fn", "fixed<9,5,RND,SAT>"),
+    ("mxfp8_e4m3", "mxfp4_e2m1"),
+    ("nvfp4", "int8"),
+    ("posit<16,1>", "nf4"),
+    ("bf16", "e5m2"),
+)
 TAKEN: set[str] = set()
+#: A hash of all results, which are the same on every instruction set
+FOUND = hashlib.sha256()
 
 
 def main() -> None:
@@ -64,6 +79,7 @@ def main() -> None:
         finally:
             np.empty = empty
     assert {*PATHS} - TAKEN == {"choose"}, TAKEN
+    print(FOUND.hexdigest())
 
 
 if __name__ == "__main__":
