@@ -63,12 +63,13 @@ def built(out: Path, command: Sequence[str]) -> Path:
 
 
 @functools.cache
-def shim_in(folder: Path, sanitizer: str) -> Path:
-    """Return shim.hpp, precompiled by GCC for all programs."""
-    shim = folder / sanitizer / "shim.hpp"
+def common_in(folder: Path, sanitizer: str) -> tuple[Path, Path]:
+    """Return shim.hpp, precompiled by GCC for all programs, and their common main program, runtime.cpp."""
+    shim, runtime = folder / sanitizer / "shim.hpp", folder / sanitizer / "runtime.o"
     built(shim, ["cp", str(HERE / shim.name)])
     built(shim.with_name("shim.hpp.gch"), ["g++", *flags_of(sanitizer), "-x", "c++-header", str(shim), "-o"])
-    return shim
+    built(runtime, ["g++", *flags_of(sanitizer), "-c", str(HERE / "runtime.cpp"), "-o"])
+    return shim, runtime
 
 
 def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mapping[str, object] | None = None) -> Path:
@@ -78,20 +79,19 @@ def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mappin
     texts = [path.read_text() for path in (*headers, source)]
     key = hashlib.sha256("\0".join([*texts, sanitizer, *options]).encode()).hexdigest()[:16]
     shared = programs_of(folder)
-    shim = shim_in(shared, sanitizer)
+    shim, runtime = common_in(shared, sanitizer)
     out = shared / sanitizer / f"{source.parent.name}-{source.stem}-{key}"
-    calls = "".join(
-        f'    if (name == "{kernel}") return host::launch_kernel({kernel}, argv[2], argv[3]), 0;\n'
-        for kernel in kernels_of(texts[-1])
-    )
-    before = "".join(f'#include "{path}"\n' for path in [shim, *headers])
+    included = "".join(f'#include "{path}"\n' for path in [shim, *headers, source])
+    named = ", ".join(f"NAMED({kernel})" for kernel in kernels_of(texts[-1]))
     text = (
-        f'{before}#include "{source}"\n#include "{HERE / "main.hpp"}"\n'
-        f"int main(int, char** argv) {{\n    const std::string name = argv[1];\n{calls}    return 2;\n}}\n"
+        f"{included}const host::Kernel* host::find(const char* name) {{\n"
+        f"    static constexpr Kernel kernels[] = {{{named}}};\n"
+        "    for (const Kernel& each : kernels)\n        if (std::strcmp(name, each.name) == 0) return &each;\n"
+        "    return nullptr;\n}\n"
     )
     main = folder / f"{out.name}.cpp"
     main.write_text(text)
-    return built(out, ["g++", *flags_of(sanitizer), *options, str(main), "-o"])
+    return built(out, ["g++", *flags_of(sanitizer), *options, str(main), str(runtime), "-o"])
 
 
 class Host:
