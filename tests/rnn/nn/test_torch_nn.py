@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -42,20 +44,17 @@ pytestmark = no_onednn_projection
 
 @kinds
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("with_hx", [False, True])
-def test_equals_torch(kind, layout, layers, bidirectional, bias, with_hx):
-    """Every option value is combined with both dtypes."""
-    dtype = (F32, F64)[(list(LAYOUTS).index(layout) + layers + bidirectional + bias + with_hx) % 2]
-    options = {"num_layers": layers, "bidirectional": bidirectional, "bias": bias, "dtype": dtype}
-    theirs, mine = pair(kind, batch_first=layout == "batch", **options)
-    assert_equal_parameters(mine, theirs)
-    x = make_input(layout, dtype)
-    states = make_states(theirs, None if layout == "unbatched" else B, dtype) if with_hx else None
-    wrap = LAYOUTS[layout]
-    assert_same(run(mine, x, states, wrap), run(theirs, x, states, wrap))
+def test_equals_torch(kind, layout):
+    """Every three of layers, directions, bias and states, and of these and the dtype every pair."""
+    place, wrap = list(LAYOUTS).index(layout), LAYOUTS[layout]
+    for layers, bidirectional, bias in itertools.product((1, 2), (False, True), (True, False)):
+        with_hx, dtype = (layers + bidirectional + bias + place) % 2, (F32, F64)[(layers + bias + place) % 2]
+        options = {"num_layers": layers, "bidirectional": bidirectional, "bias": bias, "dtype": dtype}
+        theirs, mine = pair(kind, batch_first=layout == "batch", **options)
+        assert_equal_parameters(mine, theirs)
+        x = make_input(layout, dtype)
+        states = make_states(theirs, None if layout == "unbatched" else B, dtype) if with_hx else None
+        assert_same(run(mine, x, states, wrap), run(theirs, x, states, wrap))
 
 
 @kinds
@@ -119,8 +118,9 @@ INPUT_VIEWS = {
 
 @kinds
 @pytest.mark.parametrize("view", INPUT_VIEWS)
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_views_as_input(kind, view, batch_first):
+def test_views_as_input(kind, view):
+    """Each view with batch_first and without it, in some of the cells."""
+    batch_first = bool((list(KINDS).index(kind) + list(INPUT_VIEWS).index(view)) % 2)
     theirs, mine = pair(kind, batch_first=batch_first, bidirectional=True, dtype=F64)
     shape, wrap = INPUT_VIEWS[view]
     x = randn(*shape)
@@ -301,16 +301,15 @@ def test_training_steps(kind):
 
 @kinds
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("training", [True, False])
-def test_dropout_draws_the_same_masks(kind, layout, p, training):
-    options = {"num_layers": 3, "bidirectional": True, "dropout": p, "batch_first": layout == "batch", "dtype": F64}
-    results = []
-    for module in pair(kind, **options):
-        module.train(training)
-        torch.manual_seed(11)
-        results.append(run(module, make_input(layout), wrap=LAYOUTS[layout]))
-    assert_same(*results)
+def test_dropout_draws_the_same_masks(kind, layout):
+    for p, training in ((0.0, True), (0.5, True), (1.0, True), (0.5, False)):
+        options = {"num_layers": 3, "bidirectional": True, "dropout": p, "batch_first": layout == "batch", "dtype": F64}
+        results = []
+        for module in pair(kind, **options):
+            module.train(training)
+            torch.manual_seed(11)
+            results.append(run(module, make_input(layout), wrap=LAYOUTS[layout]))
+        assert_same(*results)
 
 
 def test_dropout_of_one_layer_warns_and_does_nothing():

@@ -149,17 +149,24 @@ class Model(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, in tracing
-@pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
-def test_compiled_in_one_graph(kind):
-    model = Model(make(ours, kind, num_layers=2 if kind == "gru" else 1, batch_first=True)).eval()
-    x = make_input("batch", F32)
-    states = make_states(model.recurrent, B, F32)
-    hx = states[0] if len(states) == 1 else tuple(states)
-    expected = torch.autograd.grad(model(x, hx), list(model.parameters()))
+def test_compiled_in_one_graph():
+    """A graph of all cells."""
+    kinds = [*KINDS, "sLSTM"]
+    models = [Model(make(ours, kind, num_layers=2 if kind == "gru" else 1, batch_first=True)).eval() for kind in kinds]
+    x, given, weights = make_input("batch", F32), [], []
+    for model in models:
+        states = make_states(model.recurrent, B, F32)
+        given.append(states[0] if len(states) == 1 else tuple(states))
+        weights += model.parameters()
+
+    def total(x, given):
+        return sum(model(x, hx) for model, hx in zip(models, given, strict=True))
+
+    expected = torch.autograd.grad(total(x, given), weights)
     torch._dynamo.reset()
     with torch._dynamo.config.patch(allow_rnn=True):
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        actual = torch.autograd.grad(compiled(x, hx), list(model.parameters()))
+        compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+        actual = torch.autograd.grad(compiled(x, given), weights)
     assert_same(dict(enumerate(actual)), dict(enumerate(expected)))
 
 
