@@ -18,7 +18,7 @@ build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* *
 cxx.sources := $(filter csrc/%,$(build.inputs))
 # Markdown files whose code blocks `make test` runs
 pages := README.md docs
-# Instruction sets that kernels are compiled for: native is the baseline and this machine's own; `make test LEVELS=all`
+# Instruction sets that kernels are compiled for: native, the best that this machine runs, or all (`make test LEVELS=all`)
 LEVELS ?= native
 # `make card`: PART=1 runs one of its three parts; WHEELS=dir installs from a folder of wheels, without a network
 card.peers := flashrnn flash-linear-attention nvidia-cuda-nvcc nvidia-cuda-cccl

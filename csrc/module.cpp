@@ -133,10 +133,8 @@ template <class T> void define(py::module_& m, const std::string& suffix) {
 } // namespace
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
-    const char* isa = std::getenv("FASTITER_ISA");
-    if (const char* why = isa_choose(isa))
-        throw py::import_error("fastiter: FASTITER_ISA must be one of '" + std::string(isa_available()) + "', got '" +
-                               isa + "': " + why);
+    if (const std::string wrong = isa_choose(std::getenv("FASTITER_ISA")); !wrong.empty())
+        throw py::import_error("fastiter: " + wrong);
     if (!read_thread_environment())
         throw py::import_error("fastiter: FASTITER_NUM_THREADS must be a number from 1 to " +
                                std::to_string(kMaxThreads) + ", got '" + std::getenv("FASTITER_NUM_THREADS") + "'");

@@ -1,7 +1,8 @@
 #include "core/dispatch.hpp"
 #include "core/levels.hpp"
+#include <algorithm>
 #include <cstring>
-#include <string>
+#include <iterator>
 
 namespace fastiter {
 namespace {
@@ -13,7 +14,9 @@ struct Built {
 };
 
 const Built levels[] = {
+#ifdef FASTITER_BUILT_BASELINE
     {"baseline", Level::baseline, [] { return true; }},
+#endif
 #ifdef FASTITER_BUILT_V3
     {"v3", Level::v3, runs_here::v3},
 #endif
@@ -28,7 +31,18 @@ const Built levels[] = {
 #endif
 };
 
-const Built* chosen = &levels[0];
+// The names that a build for this kind of processor may have
+const char* const known[] = {
+    "baseline",
+#ifdef __x86_64__
+    "v3",       "v4", "v4_bf16",
+#ifdef __linux__
+    "v4_amx",
+#endif
+#endif
+};
+
+const Built* chosen = nullptr;
 
 std::string names(bool only_running) {
     std::string all;
@@ -52,17 +66,22 @@ const char* isa_available() {
     return text.c_str();
 }
 
-const char* isa_choose(const char* name) {
+std::string isa_choose(const char* name) {
+    const auto has_name = [&](const char* other) { return std::strcmp(name, other) == 0; };
     const bool best = !name || !*name;
+    const char* why = "there is no such instruction set";
+    if (!best && std::any_of(std::begin(known), std::end(known), has_name))
+        why = "this build does not have it, but wheels and builds with FASTITER_LEVELS=all do";
     for (const Built& built : levels) {
-        if (!best && std::strcmp(name, built.name) != 0) continue;
+        if (!best && !has_name(built.name)) continue;
         if (built.runs_here())
-            chosen = &built;
-        else if (!best)
-            return "this machine cannot run it";
-        if (!best) return nullptr;
+            chosen = &built; // the last is the best
+        else
+            why = "this machine cannot run it";
     }
-    return best ? nullptr : "this build does not have it";
+    if (chosen) return "";
+    if (best) return "this machine runs none of the instruction sets of this build, '" + names(false) + "'";
+    return "FASTITER_ISA must be one of '" + names(true) + "', got '" + name + "': " + why;
 }
 
 } // namespace fastiter

@@ -9,7 +9,7 @@ namespace fastiter {
 
 enum class Level { baseline, v3, v4, v4_bf16, v4_amx };
 
-Level level(); // the chosen instruction set
+Level level(); // the chosen instruction set, one that is built
 
 #ifdef FASTITER_LEVEL
 namespace FASTITER_LEVEL {}
@@ -27,6 +27,13 @@ namespace FASTITER_LEVEL {}
 #define FASTITER_FAMILY(family)
 #endif
 
+#ifdef FASTITER_BUILT_BASELINE
+#define FASTITER_CASE_BASELINE(name) \
+    case Level::baseline:            \
+        return baseline::name;
+#else
+#define FASTITER_CASE_BASELINE(name)
+#endif
 #ifdef FASTITER_BUILT_V3
 #define FASTITER_CASE_V3(name) \
     case Level::v3:            \
@@ -72,11 +79,12 @@ namespace FASTITER_LEVEL {}
     FASTITER_DECLARE(Type, v4, name)        \
     inline const Type& name() {             \
         switch (level()) {                  \
+            FASTITER_CASE_BASELINE(name)    \
             FASTITER_CASE_V3(name)          \
             FASTITER_CASE_V4(name)          \
             FASTITER_CASE_PARTS_OF_V4(name) \
         default:                            \
-            return baseline::name;          \
+            __builtin_unreachable();        \
         }                                   \
     }
 
@@ -89,11 +97,12 @@ namespace FASTITER_LEVEL {}
     FASTITER_DECLARE(Type, v4_amx, name)   \
     inline const Type& name() {            \
         switch (level()) {                 \
+            FASTITER_CASE_BASELINE(name)   \
             FASTITER_CASE_V3(name)         \
             FASTITER_CASE_V4(name)         \
             FASTITER_CASE_V4_BF16(name)    \
             FASTITER_CASE_V4_AMX(name)     \
         default:                           \
-            return baseline::name;         \
+            __builtin_unreachable();       \
         }                                  \
     }

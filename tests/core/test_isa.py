@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import re
 import sys
 
@@ -11,11 +12,11 @@ import pytest
 import fastiter
 from fastiter import _core
 from tests.rnn.calls import assert_runs, python
+from tests.support.isas import AVAILABLE, LAST_OF_A_KIND, ONE_ALONE
 
-AVAILABLE = _core.isa_available().split()
 every_isa = pytest.mark.parametrize("isa", AVAILABLE)
-# Levels of one kind, such as v4, v4_bf16 and v4_amx, differ only in the products of bfloat16.
-LAST_OF_A_KIND = list({isa.partition("_")[0]: isa for isa in AVAILABLE}.values())
+
+KNOWN = ["baseline", *(["v3", "v4", "v4_bf16"] if platform.machine() in ("x86_64", "AMD64") else [])]
 
 CONFIG = r"""fastiter      \S+
 numpy         \S+
@@ -61,6 +62,19 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
     assert message.startswith("ImportError: fastiter: FASTITER_ISA must be one of ")
     assert all(re.search(rf"\b{isa}\b", message) for isa in AVAILABLE)
     assert f"'{name}'" in message
+    assert message.endswith(": there is no such instruction set")
+
+
+def test_an_instruction_set_that_is_not_built_names_the_builds_that_have_it() -> None:
+    missing = set(KNOWN) - set(_core.isa_built().split())
+    if not missing:
+        pytest.skip("this build has every instruction set")
+    for name in missing:
+        done = python("-c", "import fastiter", FASTITER_ISA=name)
+        message = f"ImportError: fastiter: FASTITER_ISA must be one of '{' '.join(AVAILABLE)}', got '{name}': "
+        message += "this build does not have it, but wheels and builds with FASTITER_LEVELS=all do"
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1] == message
 
 
 #: Blocks whose lines end inside of a vector, and of one of the two dtypes each
@@ -133,7 +147,7 @@ COVERING = ("-q", "-W", "error", "-p", "no:cacheprovider", "-p", "tests.support.
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
-@pytest.mark.parametrize("isa", OTHERS)
+@pytest.mark.parametrize("isa", OTHERS or [pytest.param("", marks=pytest.mark.skip(reason=ONE_ALONE))])
 def test_numbers(isa: str) -> None:
     """All in one process, as torch, and the modules of the tests, take seconds to import.
 

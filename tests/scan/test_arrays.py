@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +11,7 @@ import pytest
 
 import fastiter
 from fastiter.reference import scan as reference
+from tests.rnn.calls import assert_runs
 from tests.scan.calls import (
     BROADCASTS,
     both_kinds,
@@ -26,6 +23,7 @@ from tests.scan.calls import (
     some_lengths,
 )
 from tests.support.cases import Array, assert_same_bits
+from tests.support.isas import kinds_to_compare
 
 SCANS = {"linear": fastiter.linear_scan, "block": fastiter.block_scan}
 SPECIFIED = {"linear": reference.linear_scan, "block": reference.block_scan}
@@ -265,11 +263,5 @@ for kind, scan in (("linear", fastiter.linear_scan), ("block", fastiter.block_sc
 
 
 def test_every_instruction_set_gives_the_same_bits() -> None:
-    def digest(level: str) -> str:
-        folder = str(Path(__file__).parents[2])
-        env = {**os.environ, "FASTITER_ISA": level, "PYTHONPATH": os.pathsep.join([folder, *sys.path])}
-        done = subprocess.run([sys.executable, "-c", PRINT_BITS], env=env, capture_output=True, text=True, check=True)
-        return done.stdout
-
-    digests = {level: digest(level) for level in fastiter._core.isa_available().split()}
-    assert digests and len(set(digests.values())) == 1
+    digests = {isa: assert_runs("-c", PRINT_BITS, FASTITER_ISA=isa) for isa in kinds_to_compare()}
+    assert len(set(digests.values())) == 1, digests

@@ -17,6 +17,7 @@ from fastiter.reference import scan as reference  # noqa: E402
 from tests.rnn.calls import assert_runs  # noqa: E402
 from tests.scan.calls import BROADCASTS, both_kinds, both_ways, resets, scan_inputs, some_lengths  # noqa: E402
 from tests.support.cases import Array, assert_same_bits  # noqa: E402
+from tests.support.isas import kinds_to_compare  # noqa: E402
 
 SCANS = {"linear": fastiter.torch.linear_scan, "block": fastiter.torch.block_scan}
 BACKWARD = {"linear": reference.linear_scan_backward, "block": reference.block_scan_backward}
@@ -139,9 +140,7 @@ def print_bits() -> None:
 
 def test_every_instruction_set_gives_the_same_bits() -> None:
     script = "import tests.scan.test_torch_gradients as t; t.print_bits()"
-    # v4, v4_bf16 and v4_amx differ only in the products of bfloat16.
-    kinds = {isa.partition("_")[0]: isa for isa in fastiter._core.isa_available().split()}
-    digests = {assert_runs("-c", script, FASTITER_ISA=isa) for isa in kinds.values()}
+    digests = {assert_runs("-c", script, FASTITER_ISA=isa) for isa in kinds_to_compare()}
     assert len(digests) == 1
     assert len(digests.pop().split()) == 4 * sum(map(len, SIZES.values()))
 
