@@ -34,7 +34,7 @@ export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANI
 
 help:
 	@echo "make demo      train an LSTM, a GRU and a Mamba before and after accelerate(model), and draw them"
-	@echo "make test      all tests and doctests                       ARGS='-k lstm' goes to pytest"
+	@echo "make test      all tests and doctests, on every core        ARGS='-k lstm -n 0' goes to pytest"
 	@echo "make bench     fastiter against its peers                   FAMILY=scan (and others)  ARGS=--quick"
 	@echo "make card      everything on an NVIDIA card, three parts    PART=1  WHEELS=dir  ARGS=--dry-run"
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
@@ -48,11 +48,13 @@ help:
 demo: $(VENV)/.demo
 	$(python) examples/char_lm.py $(ARGS)
 
-# With several workers, worksteal gives each a contiguous range of tests, so that few module fixtures are built twice.
-# The code blocks of a page share their names, so one process runs a whole page; skipped if ARGS selects tests.
+# One worker for each core that this process may use; of two options -n the last one counts, so ARGS="-n 0" runs all
+# tests in one process. worksteal gives each worker a contiguous range of tests, so that few module fixtures are built
+# twice. The code blocks of a page share their names, so one process runs a whole page; skipped if ARGS selects tests.
+workers := -n logical --maxprocesses 16
 test: $(VENV)/.test
-	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(if $(filter -n,$(ARGS)),--dist worksteal) $(ARGS)
-	$(if $(filter -k -m,$(ARGS)),,$(if $(pages),$(RUN) $(python) -m pytest $(pages) $(if $(filter -n,$(ARGS)),--dist loadfile) $(ARGS)))
+	$(RUN) $(python) -m pytest $(workers) --dist worksteal --doctest-modules python/fastiter tests $(ARGS)
+	$(if $(filter -k -m,$(ARGS)),,$(if $(pages),$(RUN) $(python) -m pytest $(workers) --dist loadfile $(pages) $(ARGS)))
 
 bench: $(VENV)/.bench-peers
 	$(python) -m bench $(FAMILY) $(ARGS)
