@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, MutableMapping
 from importlib import import_module
+from importlib.util import resolve_name
 from typing import Any
 
 
@@ -18,7 +20,8 @@ def publish(names: MutableMapping[str, Any], later: Mapping[str, str] | None = N
     names : mapping
         The package's ``globals()``, with ``__all__``. A ``__dir__`` that is defined there is kept.
     later : mapping of str to str, optional
-        Names that are imported on first access, as this takes long, and the relative modules that define them.
+        Names that are imported on first access, as this takes long, and the relative modules that define them, or that
+        they are.
     """
     names.setdefault("__dir__", lambda: sorted(names["__all__"]))
     for name in names["__all__"]:
@@ -26,13 +29,18 @@ def publish(names: MutableMapping[str, Any], later: Mapping[str, str] | None = N
             _rename(names[name], names["__name__"])
     if later is None:
         return
+    package = names["__name__"]
+    modules = {name: resolve_name(module, package) for name, module in later.items()}
 
     def imported(name: str) -> Any:
-        """Import a name on first access."""
-        if name not in later:
-            raise AttributeError(f"module {names['__name__']!r} has no attribute {name!r}")
-        names[name] = getattr(import_module(later[name], names["__name__"]), name)
-        _rename(names[name], names["__name__"])
+        """Import a name on first access, and set every other name whose module this has loaded."""
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        import_module(modules[name])  # sets the name if it is that of a submodule
+        for each, defined_in in modules.items():
+            if each not in names and defined_in in sys.modules and defined_in != f"{package}.{each}":
+                names[each] = getattr(sys.modules[defined_in], each)
+                _rename(names[each], package)
         return names[name]
 
     names["__getattr__"] = imported

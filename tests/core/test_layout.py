@@ -33,9 +33,15 @@ PYTHON_EDGES = {
     "ssm": {"delta", "scan"},
 }
 CPP_EDGES = {"rnn": {"dense"}, "newton": {"rnn"}}
-#: Files that import modules by names in strings: functions for CuPy arrays, families and names on first access, GPU
-#: kernels
-IMPORT_BY_NAME = {"fastiter/_backend.py", "fastiter/__init__.py", "fastiter/_public.py", "fastiter/_torch/launch.py"}
+#: Files that import modules by names in strings: functions for CuPy arrays, families, names and ops on first access,
+#: GPU kernels
+IMPORT_BY_NAME = {
+    "fastiter/__init__.py",
+    "fastiter/_backend.py",
+    "fastiter/_public.py",
+    "fastiter/_torch/launch.py",
+    "fastiter/_torch/op.py",
+}
 #: Families without kernels
 WITHOUT_KERNELS = {"accelerate", "tune"}
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from importlib import import_module
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import vmap
 from .ops import LIBRARY, needs_no_dispatch
+from .schemas import ON_CPU_ONLY, SCHEMAS
 
 Call = TypeVar("Call", bound=tuple[Any, ...])
 Result = TypeVar("Result")
@@ -42,15 +44,44 @@ def count_change(x: Tensor) -> None:
         torch.autograd.graph.increment_version(x)
 
 
-def schema_of(name: str, call: type[Any], implementation: Callable[..., Any]) -> str:
-    """Return the schema of an op with the arguments of a NamedTuple and the result of an implementation."""
+def schema_of(call: type[Any], implementation: Callable[..., Any]) -> str:
+    """Return the schema, without a name, of an op with a NamedTuple's arguments and an implementation's result."""
     defaults: dict[str, Any] = call._field_defaults
     returned = inspect.signature(implementation).return_annotation  # a string: annotations are postponed
     arguments = [
         f"{_TYPES[annotation.__forward_arg__]} {field}" + (f"={defaults[field]}" if field in defaults else "")
         for field, annotation in call.__annotations__.items()  # ForwardRefs for the same reason
     ]
-    return f"{name}({', '.join(arguments)}) -> {_TYPES[returned]}"
+    return f"({', '.join(arguments)}) -> {_TYPES[returned]}"
+
+
+#: All ops whose modules are imported, by name, in the order of their definition
+OPS: dict[str, Op[Any, Any]] = {}
+_MODULES = {name: module for module, schemas in SCHEMAS.items() for name in schemas}
+
+
+def _named(name: str) -> Op[Any, Any]:
+    """Return an op, whose module an exported program that contains it may not have imported yet."""
+    if name not in OPS:
+        import_module(_MODULES[name], __package__)
+    return OPS[name]
+
+
+def _register(name: str, schema: str) -> None:
+    """Register an op whose implementations are looked up when it is called first."""
+    LIBRARY.define(name + schema)
+    LIBRARY.impl(name, lambda *args: _named(name).on_cpu(*args), "CPU")
+    torch.library.register_fake(f"fastiter::{name}", lambda *args: _named(name).on_meta(*args), lib=LIBRARY)
+    if "(changed!)" not in schema:
+        vmap.register(name)
+
+
+def _register_cuda(name: str) -> None:
+    def on_cuda(*args: Any) -> Any:
+        op = _named(name)
+        return op.cuda(op.call(*args))
+
+    LIBRARY.impl(name, on_cuda, "CUDA")
 
 
 class Op(Generic[Call, Result]):
@@ -69,37 +100,31 @@ class Op(Generic[Call, Result]):
 
     Attributes
     ----------
-    every : list of Op
-        All ops, in the order of their definition.
     cuda : callable or None
         The implementation for CUDA tensors.
+    fake : callable
+        The function that only allocates.
     """
-
-    every: ClassVar[list[Op[Any, Any]]] = []
 
     def __init__(
         self, name: str, call: type[Call], cpu: Implementation[Call, Result], fake: Implementation[Call, Result]
     ) -> None:
-        self._name, self.call, self._cpu = name, call, cpu
-        schema = schema_of(name, call, fake)
-        LIBRARY.define(schema)
-        LIBRARY.impl(name, self._taking_arguments(lambda call: self._cpu(call)), "CPU")
-        torch.library.register_fake(f"fastiter::{name}", self._taking_arguments(fake), lib=LIBRARY)
+        self._name, self.call, self._cpu, self.fake = name, call, cpu, fake
+        if name not in _MODULES:
+            _register(name, schema_of(call, fake))
         annotations = [annotation.__forward_arg__ for annotation in call.__annotations__.values()]
         self._changed = [place for place, annotation in enumerate(annotations) if annotation == "Changed"]
-        if not self._changed:
-            vmap.register(name)
         self._op = getattr(torch.ops.fastiter, name).default
         self.cuda: Implementation[Call, Result] | None = None
-        Op.every.append(self)
+        OPS[name] = self
 
-    def _taking_arguments(self, implementation: Implementation[Call, Result]) -> Callable[..., Result]:
-        call = self.call
+    # Calls by torch's dispatcher, which omits trailing arguments that equal their defaults
 
-        def from_arguments(*args: Any) -> Result:
-            return implementation(call(*args))  # torch omits trailing arguments that equal their defaults
+    def on_cpu(self, *args: Any) -> Result:
+        return self._cpu(self.call(*args))
 
-        return from_arguments
+    def on_meta(self, *args: Any) -> Result:
+        return self.fake(self.call(*args))
 
     def __call__(self, call: Call) -> Result:
         """Run the op, without torch's dispatcher if nothing needs it."""
@@ -114,4 +139,12 @@ class Op(Generic[Call, Result]):
     def on_cuda(self, implementation: Implementation[Call, Result]) -> None:
         """Register the implementation for CUDA tensors."""
         self.cuda = implementation
-        LIBRARY.impl(self._name, self._taking_arguments(implementation), "CUDA")
+        if self._name not in _MODULES:
+            _register_cuda(self._name)
+
+
+for _schemas in SCHEMAS.values():
+    for _name, _schema in _schemas.items():
+        _register(_name, _schema)
+        if _name not in ON_CPU_ONLY:
+            _register_cuda(_name)

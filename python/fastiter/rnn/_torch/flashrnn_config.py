@@ -103,7 +103,7 @@ class FlashRNNConfig:
 
     Examples
     --------
-    >>> from fastiter.torch.flashrnn import FlashRNNConfig
+    >>> from fastiter.torch import FlashRNNConfig
     >>> FlashRNNConfig(function="gru", input_shape="TBGHD").num_gates_t
     4
     """

@@ -75,6 +75,10 @@ class RnnStates(NamedTuple):
     states: States
 
 
+# Results pickle by their public names, also if nobody has looked those up.
+RnnResult.__module__ = RnnStates.__module__ = "fastiter.torch"
+
+
 class Options(TypedDict, total=False):
     """The remaining options of the functions; only elman has ``activation``."""
 

@@ -79,3 +79,7 @@ class RecurrenceSolution(Solution):
 
     def _details(self) -> list[str]:
         return [] if self.jacobian is None else [f"jacobian {self.jacobian}"]
+
+
+# Results pickle by their public names, also if nobody has looked those up.
+RecurrenceSolution.__module__ = "fastiter.torch"
