@@ -16,7 +16,7 @@ from fastiter._torch.op import OPS, Op, schema_of
 FILE = Path(fastiter.torch.__file__).parents[1] / "_torch" / "schemas.py"
 #: Families whose functions on tensors are not in a module fastiter.torch.<family>
 _AT_TOP = ("delta", "newton", "rnn", "scan")
-_HEAD = '''"""Schemas of all ops, by the module to be imported before they run; tests/core/op_schemas.py writes this file."""
+_HEAD = '''"""Schemas of all ops by the module to import before they run; tests/core/op_schemas.py writes this file."""
 
 # ruff: noqa: E501
 
