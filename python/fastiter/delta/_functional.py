@@ -137,7 +137,7 @@ def delta_scan(
         check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
     o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else out
     if not reverse:
-        return o, run(sizes, how, q, k, v, beta, state, decay, rows, o)
+        return o, run(sizes, chosen, q, k, v, beta, state, decay, rows, o)
 
     def run_on(timed: Sequence[Any], rows: Sequences, o: Array) -> Array:
         *inputs, decay = timed
