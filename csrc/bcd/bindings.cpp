@@ -60,7 +60,7 @@ std::unique_ptr<Solver> solver(const Matrix& a, const py::object& losses, const 
     return std::make_unique<Solver>(p, b, Rule(rule), Update(update), at);
 }
 
-int64_t run(Solver& s, py::handle sequence, int64_t count) {
+int64_t run_solver(Solver& s, py::handle sequence, int64_t count) {
     const int32_t* ids = address<const int32_t>(sequence);
     int64_t done = 0;
     py::gil_scoped_release release;
@@ -140,7 +140,7 @@ void products(const Matrix& a, py::handle w, py::handle sums) {
 void bind(py::module_& m) {
     py::class_<Matrix>(m, "Matrix").def("products", products).def("reduced", reduced).def("squares", squares);
     py::class_<Solver>(m, "Solver")
-        .def("run", run)
+        .def("run", run_solver)
         .def("state", state)
         .def("derivative", derivative)
         .def("last_change", &Solver::last_change);

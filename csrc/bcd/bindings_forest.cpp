@@ -32,7 +32,7 @@ std::unique_ptr<Forests> forests(int64_t n, const py::object& rows, py::handle b
     return std::make_unique<Forests>(graph, of, int32_t(count));
 }
 
-int64_t run(const Forests& f, py::handle b, py::handle x, int64_t first, int64_t count) {
+int64_t run_forests(const Forests& f, py::handle b, py::handle x, int64_t first, int64_t count) {
     const double* from = address<const double>(b);
     double* to = address<double>(x);
     int64_t done = 0;
@@ -54,7 +54,7 @@ int64_t run_greedy(const Forests& f, py::handle x, py::handle gradient, int64_t 
 
 void bind_forest(py::module_& m) {
     py::class_<Forests>(m, "Forests")
-        .def("run", run)
+        .def("run", run_forests)
         .def("run_greedy", run_greedy)
         .def("has_cycles", &Forests::has_cycles)
         .def("has_signs", &Forests::has_signs);

@@ -1,6 +1,7 @@
 #include "core/arrays.hpp"
 #include "core/memory.hpp"
 #include <algorithm>
+#include <pybind11/numpy.h>
 #include <string>
 
 namespace fastiter {

@@ -6,7 +6,6 @@
 #include "third_party/dlpack.h"
 #include <cstdint>
 #include <initializer_list>
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 namespace py = pybind11;

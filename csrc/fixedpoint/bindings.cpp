@@ -3,6 +3,7 @@
 #include "core/launch.hpp"
 #include "fixedpoint/cpu/kernels.hpp"
 #include <algorithm>
+#include <pybind11/numpy.h>
 #include <vector>
 
 namespace fastiter::fixedpoint {

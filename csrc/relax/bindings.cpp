@@ -46,9 +46,9 @@ template <class A> Csr<A> csr_of(int64_t n, py::handle start, py::handle column,
 
 std::vector<int64_t> list_of(const py::handle& x) {
     if (PyLong_Check(x.ptr())) return {};
-    const auto* array = py::detail::array_proxy(x.ptr());
-    const auto* data = reinterpret_cast<const int64_t*>(array->data);
-    return {data, data + array->dimensions[0]};
+    const Array array(x.ptr());
+    const auto* data = array.data<const int64_t>();
+    return {data, data + array.size(0)};
 }
 
 // The given clusters, or a single cluster (natural order) if `rows` is 0

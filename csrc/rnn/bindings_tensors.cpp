@@ -285,8 +285,8 @@ bool rnn_fits(int64_t cell, py::handle wx, py::handle r, py::handle b, py::handl
 }
 
 // layer: None, or (w_ih, b_ih, heads)
-py::object rnn_fwd(int64_t cell, py::handle x, py::handle layer, py::handle r, py::handle b, py::handle first,
-                   py::handle lengths, bool reverse, bool all_states, bool save) {
+py::object forward_tensors(int64_t cell, py::handle x, py::handle layer, py::handle r, py::handle b, py::handle first,
+                           py::handle lengths, bool reverse, bool all_states, bool save) {
     Sequence in(cell);
     if (layer.is_none() ? !in.read_gates(x, r) || !in.read_bias(b)
                         : !in.read_layer(x, at(layer, 0), integer(at(layer, 2)), r) || !in.read_biases(at(layer, 1), b))
@@ -296,8 +296,9 @@ py::object rnn_fwd(int64_t cell, py::handle x, py::handle layer, py::handle r, p
 }
 
 // layer: None, or (x, w_ih, heads, and whether x, w_ih and b_ih need gradients)
-py::object rnn_bwd(int64_t cell, py::handle layer, py::handle r, py::handle first, py::handle states, py::handle saved,
-                   py::handle dstates, py::handle dlast, py::handle lengths, bool reverse, const py::tuple& needs) {
+py::object backward_tensors(int64_t cell, py::handle layer, py::handle r, py::handle first, py::handle states,
+                            py::handle saved, py::handle dstates, py::handle dlast, py::handle lengths, bool reverse,
+                            const py::tuple& needs) {
     Saved in(cell);
     auto is_true = [](const py::handle& tuple, int i) { return at(tuple, i) == Py_True; };
     Needs need{is_true(needs, 0), is_true(needs, 1), is_true(needs, 2)};
@@ -319,8 +320,8 @@ py::object rnn_bwd(int64_t cell, py::handle layer, py::handle r, py::handle firs
 
 void bind_tensors(py::module_& m) {
     m.def("fits_tensors", rnn_fits);
-    m.def("forward_tensors", rnn_fwd);
-    m.def("backward_tensors", rnn_bwd);
+    m.def("forward_tensors", forward_tensors);
+    m.def("backward_tensors", backward_tensors);
 }
 
 } // namespace fastiter::rnn
