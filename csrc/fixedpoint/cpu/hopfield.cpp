@@ -2,6 +2,10 @@
 #include "fixedpoint/cpu/hopfield.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
+
+FASTITER_ALL_HOPFIELD_TILES(, float)
+FASTITER_ALL_HOPFIELD_TILES(, double)
+
 namespace {
 
 template <class T> class Updates {

@@ -100,36 +100,45 @@ public:
     const int64_t S, D;
     const T beta;
 
-    // Computes z for patterns [s0, s0 + n) and calls f(pattern, z) for each line of NV vectors. index: the queries of
-    // the lanes; block: space for the panel of n patterns
+    // Computes z for patterns [s0, s0 + n) and calls f(v, z, at) for each vector v of a line, whose place in a panel
+    // of n patterns is `at`. index: the queries of the lanes; block: space for that panel
     template <int NV, class F>
-    void scores(const T* xi, const int32_t* index, int64_t count, int64_t s0, int64_t n, T* block, F f) const {
+    FASTITER_INLINE void scores(const T* xi, const int32_t* index, int64_t count, int64_t s0, int64_t n, T* block,
+                                F f) const {
         const bool own = bias_.data && bias_.query != 0; // one bias per query
-        if (own) read_bias<NV>(index, count, s0, n, block);
         const vec<T> scale = broadcast(beta);
-        products<NV>(xi, s0, n, [&](int64_t s, vec<T>(&line)[NV]) {
-            const vec<T> shared = bias_.data && !own ? broadcast(bias_.data[(s0 + s) * bias_.pattern]) : vec<T>{};
+        products<NV>(xi, s0, n, block);
+        for (int64_t s = 0; s < n; ++s) {
+            alignas(64) T bias[NV * W];
+            const T* line = bias_.data ? bias_.data + (s0 + s) * bias_.pattern : nullptr;
+            if (own)
+                for (int64_t l = 0; l < NV * W; ++l) bias[l] = l < count ? line[index[l] * bias_.query] : T(0);
+            const vec<T> shared = line && !own ? broadcast(*line) : vec<T>{};
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) line[v] = fma(scale, line[v], own ? load(block + (s * NV + v) * W) : shared);
-            f(s, line);
-        });
+            for (int v = 0; v < NV; ++v) {
+                const int64_t at = (s * NV + v) * W;
+                f(v, fma(scale, load(block + at), own ? load(bias + v * W) : shared), at);
+            }
+        }
     }
 
-    // Computes x_s . panel for patterns [s0, s0 + n) and calls f(pattern, line).
-    template <int NV, class F> void products(const T* panel, int64_t s0, int64_t n, F f) const {
+    // Writes x_s . panel for patterns [s0, s0 + n): out[s][query]
+    template <int NV> FASTITER_NOINLINE void products(const T* panel, int64_t s0, int64_t n, T* out) const {
         for_each_tile<tile_rows<NV>>(n, [&](int64_t first, int count) {
             with_count<tile_rows<NV>>(count, [&]<int R>() {
                 vec<T> acc[R][NV] = {};
                 multiply_add<T, R, NV, 1>(stored_ + (s0 + first) * row_, row_, 1, panel, 0, D, acc);
 #pragma GCC unroll 12
-                for (int i = 0; i < R; ++i) f(first + i, acc[i]);
+                for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+                    for (int v = 0; v < NV; ++v) store(out + ((first + i) * NV + v) * W, acc[i][v]);
             });
         });
     }
 
     // out[d] = keep out[d] + sum over patterns [s0, s0 + n) of weight[s] x_s[d], for each lane
     template <int NV>
-    void add_weighted(const T* weight, int64_t s0, int64_t n, const vec<T> (&keep)[NV], T* out) const {
+    FASTITER_NOINLINE void add_weighted(const T* weight, int64_t s0, int64_t n, const Lanes<T>& keep, T* out) const {
         for_each_tile<tile_rows<NV>>(D, [&](int64_t first, int count) {
             with_count<tile_rows<NV>>(count, [&]<int R>() {
                 vec<T> acc[R][NV];
@@ -137,7 +146,7 @@ public:
 #pragma GCC unroll 12
                 for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) acc[i][v] = load(to + (i * NV + v) * W) * keep[v];
+                    for (int v = 0; v < NV; ++v) acc[i][v] = load(to + (i * NV + v) * W) * keep.of[v];
                 multiply_add<T, R, NV, 1>(stored_ + s0 * row_ + first, 1, row_, weight, 0, n, acc);
 #pragma GCC unroll 12
                 for (int i = 0; i < R; ++i)
@@ -149,8 +158,8 @@ public:
 
     // out = sum over s of p_s x_s for the queries of the panel xi; largest and inverse as in Softmax
     template <int NV>
-    void associate(const T* xi, const int32_t* index, int64_t count, T* block, T* out, Lanes<T>& largest,
-                   Lanes<T>& inverse) const {
+    FASTITER_NOINLINE void associate(const T* xi, const int32_t* index, int64_t count, T* block, T* out,
+                                     Lanes<T>& largest, Lanes<T>& inverse) const {
         constexpr T kLowest = -T(__builtin_inf());
         vec<T> top[NV], sum[NV];
         for (int v = 0; v < NV; ++v) {
@@ -160,18 +169,16 @@ public:
         __builtin_memset(out, 0, size_t(D * NV * W) * sizeof(T));
         for (int64_t s0 = 0; s0 < S; s0 += kPatterns) {
             const int64_t n = min_of(kPatterns, S - s0);
-            vec<T> keep[NV], higher[NV];
+            Lanes<T> keep = {};
+            vec<T> higher[NV];
             for (int v = 0; v < NV; ++v) higher[v] = top[v];
-            scores<NV>(xi, index, count, s0, n, block, [&](int64_t s, vec<T>(&z)[NV]) {
-#pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v) {
-                    higher[v] = max_keeping_nan(higher[v], z[v]);
-                    store(block + (s * NV + v) * W, z[v]);
-                }
+            scores<NV>(xi, index, count, s0, n, block, [&](int v, vec<T> z, int64_t at) {
+                higher[v] = max_keeping_nan(higher[v], z);
+                store(block + at, z);
             });
             for (int v = 0; v < NV; ++v) {
                 const vec<T> shift = finite_or_zero(higher[v]);
-                keep[v] = exp_of_nonpositive<T>(top[v] - shift);
+                keep.of[v] = exp_of_nonpositive<T>(top[v] - shift);
                 top[v] = higher[v];
                 largest.of[v] = shift;
             }
@@ -195,8 +202,7 @@ private:
 
     // Replaces z by e^(z - largest); sum <- keep sum + the sum of these.
     template <int NV>
-    static void exponentials(T* block, int64_t n, const Lanes<T>& largest, const vec<T> (&keep)[NV],
-                             vec<T> (&sum)[NV]) {
+    static void exponentials(T* block, int64_t n, const Lanes<T>& largest, const Lanes<T>& keep, vec<T> (&sum)[NV]) {
         vec<T> added[NV] = {};
         for (int64_t s = 0; s < n; ++s)
 #pragma GCC unroll 4
@@ -206,20 +212,25 @@ private:
                 store(at, e);
                 added[v] += e;
             }
-        for (int v = 0; v < NV; ++v) sum[v] = fma(sum[v], keep[v], added[v]);
-    }
-
-    template <int NV> void read_bias(const int32_t* index, int64_t count, int64_t s0, int64_t n, T* block) const {
-        for (int64_t s = 0; s < n; ++s) {
-            const T* line = bias_.data + (s0 + s) * bias_.pattern;
-            T* to = block + s * NV * W;
-            for (int64_t l = 0; l < NV * W; ++l) to[l] = l < count ? line[index[l] * bias_.query] : T(0);
-        }
+        for (int v = 0; v < NV; ++v) sum[v] = fma(sum[v], keep.of[v], added[v]);
     }
 
     const T* stored_;
     int64_t row_;
     Bias<T> bias_;
 };
+
+// Compiled once, in hopfield.cpp
+#define FASTITER_HOPFIELD_TILES(HOW, T, NV)                                                                \
+    HOW template void Problem<T>::products<NV>(const T*, int64_t, int64_t, T*) const;                      \
+    HOW template void Problem<T>::add_weighted<NV>(const T*, int64_t, int64_t, const Lanes<T>&, T*) const; \
+    HOW template void Problem<T>::associate<NV>(const T*, const int32_t*, int64_t, T*, T*, Lanes<T>&, Lanes<T>&) const;
+#define FASTITER_ALL_HOPFIELD_TILES(HOW, T) \
+    FASTITER_HOPFIELD_TILES(HOW, T, 1)      \
+    FASTITER_HOPFIELD_TILES(HOW, T, 2)      \
+    FASTITER_HOPFIELD_TILES(HOW, T, 3)      \
+    FASTITER_HOPFIELD_TILES(HOW, T, 4)
+FASTITER_ALL_HOPFIELD_TILES(extern, float)
+FASTITER_ALL_HOPFIELD_TILES(extern, double)
 
 } // namespace fastiter::fixedpoint::FASTITER_LEVEL

@@ -29,28 +29,27 @@ public:
     }
 
     // Writes dxi / beta, a panel. If dstored is not null, adds the tile's contribution to it, (pattern, D).
-    template <int NV> void run(const Problem<T>& problem, const BackwardTile<T>& t, T* dxi, T* dstored) {
+    template <int NV>
+    FASTITER_NOINLINE void run(const Problem<T>& problem, const BackwardTile<T>& t, T* dxi, T* dstored) {
         __builtin_memset(dxi, 0, size_t(D_ * NV * W) * sizeof(T));
         if (dstored) {
             to_rows(t.g, NV * W, t.count, broadcast(T(1)), g_rows_);
             to_rows(t.xi, NV * W, t.count, broadcast(problem.beta), xi_rows_);
         }
-        vec<T> whole[NV];
-        for (int v = 0; v < NV; ++v) whole[v] = broadcast(T(1));
+        Lanes<T> whole = {};
+        for (int v = 0; v < NV; ++v) whole.of[v] = broadcast(T(1));
         for (int64_t s0 = 0; s0 < problem.S; s0 += kPatterns) {
             const int64_t n = min_of(kPatterns, problem.S - s0);
-            problem.template scores<NV>(t.xi, t.index, t.count, s0, n, own_, [&](int64_t s, vec<T>(&z)[NV]) {
-#pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v)
-                    store(weights_ + (s * NV + v) * W, exp_of_nonpositive<T>(z[v] - t.largest.of[v]) * t.inverse.of[v]);
+            problem.template scores<NV>(t.xi, t.index, t.count, s0, n, own_, [&](int v, vec<T> z, int64_t at) {
+                store(weights_ + at, exp_of_nonpositive<T>(z - t.largest.of[v]) * t.inverse.of[v]);
             });
-            problem.template products<NV>(t.g, s0, n, [&](int64_t s, vec<T>(&y)[NV]) {
+            problem.template products<NV>(t.g, s0, n, own_);
+            for (int64_t s = 0; s < n; ++s)
 #pragma GCC unroll 4
                 for (int v = 0; v < NV; ++v) {
                     const int64_t at = (s * NV + v) * W;
-                    store(own_ + at, load(weights_ + at) * (y[v] - t.c.of[v]));
+                    store(own_ + at, load(weights_ + at) * (load(own_ + at) - t.c.of[v]));
                 }
-            });
             problem.template add_weighted<NV>(own_, s0, n, whole, dxi);
             if (dstored) add_to_patterns(NV * W, t.count, n, dstored + s0 * D_);
         }
@@ -75,7 +74,7 @@ private:
     }
 
     // to[s] += sum over the queries l of p[s][l] g[l] + w[s][l] beta xi[l], for n patterns
-    void add_to_patterns(int64_t pitch, int64_t count, int64_t n, T* to) const {
+    FASTITER_NOINLINE void add_to_patterns(int64_t pitch, int64_t count, int64_t n, T* to) const {
         for (int64_t d = 0; d < D_; d += kBlock)
             with_count<kTileVectors>(int(min_of(kTileVectors, ceil_div(D_ - d, W))), [&]<int ND>() {
                 for_each_tile<tile_rows<ND>>(n, [&](int64_t first, int rows) {
