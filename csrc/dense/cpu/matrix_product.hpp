@@ -212,15 +212,28 @@ template <class T> struct MatrixProduct {
 
     template <int R, int NV>
     void tile(TileOfA a, const T* panel, int64_t count, int64_t m, int64_t n, Part part) const {
-        vec<T> acc[R][NV] = {};
+        vec<T> acc[R][NV] = {}, sums[R * NV];
         const bool rounds = part.last && g.rounded;
-        for (int i = 0; i < R; ++i) ask_for_c(m + i, n, NV, part, rounds);
+        ask_for_rows(m, R, n, NV, part, rounds);
         if constexpr (depth == 1)
             multiply_add<T, R, NV, 1>(a.at, a.row, a.k, panel, 0, count, acc);
         else
             add_pairs<R, NV, 1>(a.at, a.row, a.k, panel, 0, count, acc);
 #pragma GCC unroll 12
-        for (int i = 0; i < R; ++i) finish_line<NV>(m + i, n, acc[i], part, rounds);
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) sums[i * NV + v] = acc[i][v];
+        finish_rows<NV>(m, R, n, sums, part, rounds);
+    }
+
+    // What follows the sums is not inlined: all heights of tiles share it.
+    FASTITER_NOINLINE void ask_for_rows(int64_t m, int rows, int64_t n, int nv, Part part, bool rounds) const {
+        for (int i = 0; i < rows; ++i) ask_for_c(m + i, n, nv, part, rounds);
+    }
+    template <int NV>
+    FASTITER_NOINLINE void finish_rows(int64_t m, int rows, int64_t n, const vec<T>* sums, Part part,
+                                       bool rounds) const {
+        for (int i = 0; i < rows; ++i) finish_line<NV>(m + i, n, sums + i * NV, part, rounds);
     }
 
     // Prefetches the tile's rows of the output, as the stores would wait for their cache lines.
