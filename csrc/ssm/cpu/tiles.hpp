@@ -125,6 +125,16 @@ template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const a
     }
 }
 
+// Compiled once, in tiles.cpp
+#define FASTITER_PIECES(S)                                                             \
+    extern template void read_piece(const Piece<const S>&, accumulate_t<S>*, int64_t); \
+    extern template void write_piece(const Piece<S>&, const accumulate_t<S>*, int64_t);
+FASTITER_PIECES(float)
+FASTITER_PIECES(double)
+FASTITER_PIECES(bf16)
+FASTITER_PIECES(f16)
+#undef FASTITER_PIECES
+
 // Calls f(pointer) with the storage type of a signal; T is the type of the computation.
 template <class T, class F> FASTITER_INLINE void with_storage(const Signal& x, F f) {
     if constexpr (sizeof(T) == 8)
