@@ -5,7 +5,7 @@
 //
 // Each thread has a chunk of steps, whose x and y stay in registers for all passes: it computes f and J there, composes
 // the changes y+ - y through its chunk, and receives the change at the step before its chunk from a scan. The rules are
-// those of csrc/newton/cpu/newton.cpp, with UNITS units of one row that converge together: leading steps within the
+// those of csrc/newton/cpu/newton.hpp, with UNITS units of one row that converge together: leading steps within the
 // tolerance are final, and the first step always is; a window that takes too many passes, whose changes grow or are not
 // finite continues step by step; so does the whole row if an error may grow by a factor of more than kSensitive.
 #pragma once

@@ -4,7 +4,7 @@
 namespace fastiter::scan::FASTITER_LEVEL {
 namespace {
 
-constexpr int64_t kTogether = 64; // as in linear_backward.cpp
+constexpr int64_t kTogether = 64; // as in linear_backward.hpp
 constexpr int64_t kMatrixBytes = 16384;
 
 template <class T> struct Step {

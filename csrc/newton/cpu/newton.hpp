@@ -6,6 +6,7 @@
 // everything before it is known. A window that needs too many passes, whose changes grow, or that is not finite is
 // finished step by step. A line whose states are so sensitive that the tolerance implies nothing about their error is
 // run by the loop from its first step on.
+#pragma once
 #include "newton/cpu/sequential.hpp"
 
 namespace fastiter::newton::FASTITER_LEVEL {
@@ -237,15 +238,13 @@ template <class T, class C> void newton(const ParaForward<T>& p, Team team) {
     }
 }
 
-#define FASTITER_INSTANTIATE(T, ...)                                              \
+#define FASTITER_NEWTON_OF_CELL(T, ...)                                           \
     template size_t newton_workspace<T, __VA_ARGS__>(const ParaForward<T>&, int); \
     template void newton<T, __VA_ARGS__>(const ParaForward<T>&, Team);
-#define FASTITER_INSTANTIATE_ALL(T)                      \
+#define FASTITER_NEWTON(T)                               \
     template int64_t newton_blocks<T>(const ParaShape&); \
-    FASTITER_INSTANTIATE(T, ParaGru<T>)                  \
-    FASTITER_INSTANTIATE(T, ParaLstm<T>)                 \
-    FASTITER_INSTANTIATE(T, ParaSlstm<T>)
-FASTITER_INSTANTIATE_ALL(float)
-FASTITER_INSTANTIATE_ALL(double)
+    FASTITER_NEWTON_OF_CELL(T, ParaGru<T>)               \
+    FASTITER_NEWTON_OF_CELL(T, ParaLstm<T>)              \
+    FASTITER_NEWTON_OF_CELL(T, ParaSlstm<T>)
 
 } // namespace fastiter::newton::FASTITER_LEVEL

@@ -1,5 +1,6 @@
 // Backward pass (exact reverse) of the linear scan: the same loop in reverse time order, which also computes the
 // gradient of a.
+#pragma once
 #include "scan/cpu/sequences.hpp"
 
 namespace fastiter::scan::FASTITER_LEVEL {
@@ -265,11 +266,8 @@ template <class S> void linear_scan_gradient(const LinearScanGradient<S>& p, Tea
     with_da<S, false>(p, stream, team);
 }
 
-#define FASTITER_INSTANTIATE(S)                                                   \
+#define FASTITER_SCAN_GRADIENT(S)                                                 \
     template size_t linear_scan_gradient_workspace(const LinearScanGradient<S>&); \
     template void linear_scan_gradient(const LinearScanGradient<S>&, Team);
-FASTITER_INSTANTIATE(float)
-FASTITER_INSTANTIATE(double)
-FASTITER_INSTANTIATE(bf16)
 
 } // namespace fastiter::scan::FASTITER_LEVEL
