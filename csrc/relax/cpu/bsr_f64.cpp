@@ -1,9 +1,8 @@
-// Block relaxation with matrices of doubles and of complex numbers
+// Block relaxation with matrices of doubles
 #include "relax/cpu/bsr.hpp"
 
 namespace fastiter::relax::FASTITER_LEVEL {
 
 FASTITER_RELAX_BLOCKS(double, double)
-FASTITER_RELAX_BLOCKS(Complex, Complex)
 
 } // namespace fastiter::relax::FASTITER_LEVEL

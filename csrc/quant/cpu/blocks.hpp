@@ -1,5 +1,6 @@
 // Formats with a shared scale per block: the scale comes from the block's largest magnitude, then the elements are
 // rounded.
+#pragma once
 #include "quant/cpu/quantize.hpp"
 #include "quant/cpu/significand.hpp"
 
@@ -282,7 +283,5 @@ template <class T> QuantKernel<T> block_kernel(const QuantFormat& f) {
     return with_fixed_rounding(f.rounding,
                                [&]<Rounding R>() { return either<T, PowerScale<T>, IntegerElement, R>(f); });
 }
-template QuantKernel<float> block_kernel<float>(const QuantFormat&);
-template QuantKernel<double> block_kernel<double>(const QuantFormat&);
 
 } // namespace fastiter::quant::FASTITER_LEVEL
