@@ -22,10 +22,10 @@ def check_out(function: str, out: object, first: str, arrays: Mapping[str, Array
     _check.check_out(function, out, arrays[first].shape, tuple(named), tuple(named.values()), STORED)
 
 
-def from_likes(function: str, **given: Any) -> Sequence[Any]:
+def from_likes(function: str, **arguments: Any) -> Sequence[Any]:
     """Convert array-likes among the arguments to arrays; those without a dtype get the dtype of the arithmetic."""
-    first = next((x for x in given.values() if isinstance(getattr(x, "dtype", None), np.dtype)), None)
-    return as_arrays(function, tuple(given), tuple(given.values()), None if first is None else computed(first))
+    first = next((x for x in arguments.values() if isinstance(getattr(x, "dtype", None), np.dtype)), None)
+    return as_arrays(function, tuple(arguments), tuple(arguments.values()), None if first is None else computed(first))
 
 
 def aligned(x: Array | None) -> Array | None:

@@ -18,7 +18,7 @@ from ._attention_shapes import (
     check_attention_shapes,
     check_attention_state,
     checked_scale,
-    given_decay,
+    chosen_decay,
 )
 
 
@@ -128,11 +128,11 @@ def linear_attention(
     q, k, v, log_decay, decay, bonus, state = from_likes(
         function, q=q, k=k, v=v, log_decay=log_decay, decay=decay, bonus=bonus, state=state
     )
-    given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "decay": decay, "bonus": bonus}
-    every = {**given, "state": state}
+    inputs = {"q": q, "k": k, "v": v, "log_decay": log_decay, "decay": decay, "bonus": bonus}
+    every = {**inputs, "state": state}
     arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}
     check_attention_dtypes(function, arrays, ("bonus", "state"))
-    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
+    decays, form = chosen_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == np.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in arrays.items()})
     check_flag(function, "reverse", reverse)
@@ -143,7 +143,7 @@ def linear_attention(
     if out is not None:
         check_out(function, out, "v", arrays, cut.reset)
     o = empty(v.shape, v.dtype) if out is None else out
-    call = _Call(q, k, v, at_all_steps(sizes, found), bonus, state, form, factor)
+    call = _Call(q, k, v, at_all_steps(sizes, decays), bonus, state, form, factor)
     if reverse:
         return o, backwards(lambda x, cut, o: run(sizes, _Call._make([*x, *call[4:]]), cut, o), call[:4], cut, o)
     return o, run(sizes, call, cut, o)

@@ -82,7 +82,7 @@ def check_attention_state(function: str, shape: Shape, count: int, sizes: Attent
         raise ValueError(f"{function}: state must have shape ({letter}, N, K, V) = {expected}, got {got}")
 
 
-def given_decay(function: str, forms: Mapping[str, Any]) -> tuple[Any, int]:
+def chosen_decay(function: str, forms: Mapping[str, Any]) -> tuple[Any, int]:
     """Return the decay, None if it is not given, and the number of its form; it must be given in only one."""
     names = [name for name, x in forms.items() if x is not None]
     if len(names) > 1:

@@ -124,9 +124,9 @@ def causal_conv1d(
     silu = check_activation(function, activation)
     check_flag(function, "return_last_state", return_last_state)
     x, weight, bias, state = from_likes(function, x=x, weight=weight, bias=bias, state=state)
-    given = given_of({"x": x, "weight": weight, "bias": bias, "state": state})
-    _check_dtypes(function, given, "state")
-    sizes = check_conv_shapes(function, {name: y.shape for name, y in given.items()})
+    present = present_in({"x": x, "weight": weight, "bias": bias, "state": state})
+    _check_dtypes(function, present, "state")
+    sizes = check_conv_shapes(function, {name: y.shape for name, y in present.items()})
     labels = None
     if seq_idx is not None:
         others = {"state": state, "lengths": lengths, "cu_seqlens": cu_seqlens}
@@ -140,13 +140,13 @@ def causal_conv1d(
     if out is None:
         out = like(x)
     else:
-        check_out(function, out, "x", given, None)
+        check_out(function, out, "x", present, None)
     call = _Call(x, labels, weight, bias, state, silu, return_last_state)
     last = _backwards(run, call, cut, out) if reverse else run(call, cut, out)
     return out if last is None else (out, last)
 
 
-def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def present_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments without the optional ones that are None."""
     return {name: x for name, x in arguments.items() if x is not None or name in ("x", "weight", "conv_state")}
 
@@ -278,9 +278,9 @@ def causal_conv1d_update(
     silu = check_activation(function, activation)
     if type(x) is not np.ndarray or type(weight) is not np.ndarray or type(bias) not in (np.ndarray, type(None)):
         x, weight, bias = from_likes(function, x=x, weight=weight, bias=bias)
-    given = given_of({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
-    _check_dtypes(function, given, "")
-    shapes: dict[str, Any] = {name: y.shape for name, y in given.items()}
+    present = present_in({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
+    _check_dtypes(function, present, "")
+    shapes: dict[str, Any] = {name: y.shape for name, y in present.items()}
     positions = rows = None
     if cache_seqlens is not None:
         positions = integers(function, "cache_seqlens", cache_seqlens)
@@ -294,10 +294,10 @@ def causal_conv1d_update(
         check_rows(function, rows, conv_state.shape[0], "conv_state_indices", "conv_state")
     out = np.empty(x.shape, x.dtype)
     if out.size:
-        kept: Any = aligned(conv_state)
-        _core.ssm.conv_update(aligned(x), kept, aligned(weight), aligned(bias), silu, positions, rows, out)
-        if kept is not conv_state:
-            conv_state[...] = kept
+        memory: Any = aligned(conv_state)
+        _core.ssm.conv_update(aligned(x), memory, aligned(weight), aligned(bias), silu, positions, rows, out)
+        if memory is not conv_state:
+            conv_state[...] = memory
     return out
 
 

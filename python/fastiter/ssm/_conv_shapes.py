@@ -59,16 +59,16 @@ def check_seq_idx(function: str, shape: Shape, sizes: ConvSizes, others: Mapping
     if tuple(shape) != (sizes.batch, sizes.time):
         expected = (sizes.batch, sizes.time)
         raise ValueError(f"{function}: seq_idx must have shape (B, T) = {expected}, got {tuple(shape)}")
-    for name, given in others.items():
-        if given:
+    for name, applies in others.items():
+        if applies:
             without = "False" if name.startswith("return") else "None"
             raise ValueError(f"{function}: {name} must be {without} if seq_idx is given, got both")
 
 
-def check_label_range(function: str, least: int, most: int) -> None:
+def check_label_range(function: str, smallest: int, largest: int) -> None:
     """Check that the values of seq_idx fit in 32 bits."""
-    if least < -(2**31) or most >= 2**31:
-        got = least if least < -(2**31) else most
+    if smallest < -(2**31) or largest >= 2**31:
+        got = smallest if smallest < -(2**31) else largest
         raise ValueError(f"{function}: seq_idx must be from -2**31 to 2**31 - 1, got {got}")
 
 

@@ -13,7 +13,7 @@ from .._backend import Backend, Backends, choose
 from .._check import check_apart, check_array, check_flag, check_room, empty, integers
 from .._sequences import Sequences, backwards, checked_sequences
 from ._arrays import STORED, Array, aligned, check_out, computed, from_likes
-from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, given_of, may_be_complex
+from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, may_be_complex, present_in
 
 
 class _Call(NamedTuple):
@@ -135,11 +135,11 @@ def selective_scan(
     u, delta, A, B, C, D, z, delta_bias, state = from_likes(
         function, u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state
     )
-    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    inputs = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     check_flag(function, "delta_softplus", delta_softplus)
     check_flag(function, "return_last_state", return_last_state)
     check_flag(function, "reverse", reverse)
-    arrays = given_of({**given, "state": state}, "state")
+    arrays = present_in({**inputs, "state": state}, "state")
     is_complex = _check_dtypes(function, arrays)
     sizes = check_shapes(function, arrays, is_complex)
     cut = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "u")
@@ -214,8 +214,8 @@ def _reference(sizes: Sizes, call: _Call, cut: Sequences, out: Array) -> Array:
     u, delta, z, B, C, A, D, delta_bias, state = wide
     if call.A.dtype.kind == "c":
         B, C = (x if x.ndim == 2 else reference.paired(x) for x in (B, C))
-    given = (u, delta, A, B, C, D, z, delta_bias, call.softplus)
-    out[...], last = reference.selective_scan(*given, state=state, cut=reference.Cut(*cut))
+    inputs = (u, delta, A, B, C, D, z, delta_bias, call.softplus)
+    out[...], last = reference.selective_scan(*inputs, state=state, cut=reference.Cut(*cut))
     return last
 
 
@@ -307,8 +307,8 @@ def selective_state_update(
     function = "selective_state_update"
     check_flag(function, "dt_softplus", dt_softplus)
     x, dt, A, B, C, D, z, dt_bias = from_likes(function, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
-    given = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias, "state": state}
-    arrays = given_of(given)
+    arguments = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias, "state": state}
+    arrays = present_in(arguments)
     _check_dtypes(function, arrays, "x")
     shapes: dict[str, Any] = {name: y.shape for name, y in arrays.items()}
     rows = None
@@ -326,12 +326,12 @@ def selective_state_update(
     if 0 in out.shape:
         return out
     assert sizes.batch == x.shape[0]
-    kept = state if state.strides[-1] == state.itemsize and aligned(state) is state else np.ascontiguousarray(state)
+    memory = state if state.strides[-1] == state.itemsize and aligned(state) is state else np.ascontiguousarray(state)
     rates = A if A.strides[-1] in (0, A.itemsize) and aligned(A) is A else np.ascontiguousarray(A)
     inputs = (x, dt, rates, B, C, D, z, dt_bias)
-    _core.ssm.state_update(tuple([aligned(y) for y in inputs]), kept, rows, dt_softplus, out)
-    if kept is not state:
-        state[...] = kept
+    _core.ssm.state_update(tuple([aligned(y) for y in inputs]), memory, rows, dt_softplus, out)
+    if memory is not state:
+        state[...] = memory
     return out
 
 

@@ -19,7 +19,7 @@ from ._attention_shapes import (
     check_attention_state,
     check_correction_shapes,
     checked_scale,
-    given_decay,
+    chosen_decay,
 )
 
 
@@ -127,10 +127,10 @@ def dplr_delta_rule(
         function, q=q, k=k, v=v, a=a, b=b, log_decay=log_decay, decay=decay, state=state
     )
     optional = {"log_decay": log_decay, "decay": decay, "state": state}
-    given: dict[str, Any] = {"q": q, "k": k, "v": v, "a": a, "b": b}
-    arrays = given | {name: x for name, x in optional.items() if x is not None}
+    inputs: dict[str, Any] = {"q": q, "k": k, "v": v, "a": a, "b": b}
+    arrays = inputs | {name: x for name, x in optional.items() if x is not None}
     check_attention_dtypes(function, arrays, ("state",))
-    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
+    decays, form = chosen_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == np.float64)
     shapes = {name: x.shape for name, x in arrays.items()}
     sizes = check_attention_shapes(function, shapes)
@@ -143,7 +143,7 @@ def dplr_delta_rule(
     if out is not None:
         check_out(function, out, "v", arrays, cut.reset)
     o = empty(v.shape, v.dtype) if out is None else out
-    call = _Call(q, k, v, at_all_steps(sizes, found), a, b, state, form, factor)
+    call = _Call(q, k, v, at_all_steps(sizes, decays), a, b, state, form, factor)
     if reverse:
         return o, backwards(lambda x, cut, o: run(sizes, _Call._make([*x, *call[6:]]), cut, o), call[:6], cut, o)
     return o, run(sizes, call, cut, o)

@@ -121,17 +121,17 @@ def mlstm(
     parts = parts_of(function, state)
     named = {} if state is None else named_state(parts)
     q, k, v, i, f, *converted = from_likes(function, q=q, k=k, v=v, i=i, f=f, **named)
-    given, named = {"q": q, "k": k, "v": v, "i": i, "f": f}, dict(zip(named, converted, strict=True))
+    inputs, named = {"q": q, "k": k, "v": v, "i": i, "f": f}, dict(zip(named, converted, strict=True))
     parts = tuple(converted) if named else parts
-    check_attention_dtypes(function, {**given, **named}, tuple(named))
-    sizes = check_mlstm_shapes(function, {name: x.shape for name, x in given.items()})
+    check_attention_dtypes(function, {**inputs, **named}, tuple(named))
+    sizes = check_mlstm_shapes(function, {name: x.shape for name, x in inputs.items()})
     numbers = checked_numbers(function, scale, eps, sizes.keys, q.dtype == np.float64)
     check_flag(function, "reverse", reverse)
     cut = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
     if named:
         check_mlstm_state(function, {name: x.shape for name, x in named.items()}, cut.count(sizes.batch), sizes)
     if out is not None:
-        check_out(function, out, "v", {**given, **named}, cut.reset)
+        check_out(function, out, "v", {**inputs, **named}, cut.reset)
     h = empty(v.shape, v.dtype) if out is None else out
     call = _Call(q, k, v, i, f, parts, *numbers)
     if reverse:

@@ -20,7 +20,7 @@ class Sizes(NamedTuple):
     states: int
 
 
-def given_of(arguments: dict[str, Any], *optional: str) -> dict[str, Any]:
+def present_in(arguments: dict[str, Any], *optional: str) -> dict[str, Any]:
     """Remove arguments that are None and optional, by themselves or in this call, and return the others."""
     for name in (*_OPTIONAL, *optional):
         if name in arguments and arguments[name] is None:
@@ -28,30 +28,30 @@ def given_of(arguments: dict[str, Any], *optional: str) -> dict[str, Any]:
     return arguments
 
 
-def check_shapes(function: str, given: Mapping[str, Any], is_complex: bool = False) -> Sizes:
+def check_shapes(function: str, inputs: Mapping[str, Any], is_complex: bool = False) -> Sizes:
     """Return the sizes if the shapes of the given arrays or tensors, by name, are consistent.
 
     B and C of complex states have twice the number of steps, as real and imaginary parts alternate.
     """
-    u, A = given["u"].shape, given["A"].shape
+    u, A = inputs["u"].shape, inputs["A"].shape
     if len(u) != 3:
         raise ValueError(f"{function}: u must have shape (B, D, T), got {tuple(u)}")
     batch, channels, time = u
     for name in ("delta", "z"):
-        if name in given and given[name].shape != u:
-            got = tuple(given[name].shape)
+        if name in inputs and inputs[name].shape != u:
+            got = tuple(inputs[name].shape)
             raise ValueError(f"{function}: {name} must have shape (B, D, T) = {tuple(u)} like u, got {got}")
     if len(A) != 2 or A[0] != channels or A[1] < 1:
         raise ValueError(f"{function}: A must have shape (D, N) = ({channels}, N) to go with u, got {tuple(A)}")
     of_B, of_C = (
-        _groups(function, "B", given["B"].shape, u, A, is_complex),
-        _groups(function, "C", given["C"].shape, u, A, is_complex),
+        _groups(function, "B", inputs["B"].shape, u, A, is_complex),
+        _groups(function, "C", inputs["C"].shape, u, A, is_complex),
     )
     if of_B and of_C and of_B != of_C:
         raise ValueError(f"{function}: C must have as many groups as B, {of_B}, got {of_C}")
     for name in ("D", "delta_bias"):
-        if name in given and tuple(given[name].shape) != (channels,):
-            got = tuple(given[name].shape)
+        if name in inputs and tuple(inputs[name].shape) != (channels,):
+            got = tuple(inputs[name].shape)
             raise ValueError(f"{function}: {name} must have shape (D,) = ({channels},), got {got}")
     return Sizes(batch, channels, time, max(of_B, of_C, 1), A[1])
 

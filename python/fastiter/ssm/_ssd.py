@@ -117,8 +117,8 @@ def ssd(
     )
     every = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
     optional = ("D", "z", "dt_bias", "state")
-    given = {**every, "state": state}
-    arrays: dict[str, Any] = {name: y for name, y in given.items() if y is not None or name not in optional}
+    inputs = {**every, "state": state}
+    arrays: dict[str, Any] = {name: y for name, y in inputs.items() if y is not None or name not in optional}
     check_attention_dtypes(function, arrays, ("A", "D", "dt_bias", "state"))
     shapes = {name: y.shape for name, y in arrays.items()}
     size = check_ssd_shapes(function, shapes)

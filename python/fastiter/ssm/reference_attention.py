@@ -94,8 +94,8 @@ def mlstm(
     cut = Cut() if cut is None else cut
     count = cut.count(batch)
     shapes = ((count, heads, keys, values), (count, heads, keys), (count, heads))
-    given = (np.zeros(s, v.dtype) for s in shapes) if state is None else state
-    last = tuple([x.astype(v.dtype) for x in given])
+    initial = (np.zeros(s, v.dtype) for s in shapes) if state is None else state
+    last = tuple([x.astype(v.dtype) for x in initial])
     h = np.zeros(v.shape, v.dtype)
     for s, row, ts in cut.sequences(batch, time):
         C, n, m = (x[s] for x in last)
@@ -110,6 +110,6 @@ def mlstm(
             n = forget[:, None] * n + enter[:, None] * x.k
             divisor = np.maximum(np.abs(scale * (n * x.q).sum(1)), np.exp(-m)) + eps
             h[row, t] = scale * (C * x.q[:, :, None]).sum(1) / divisor[:, None]
-        for part, found in zip(last, (C, n, m), strict=True):
-            part[s] = found
+        for part, value in zip(last, (C, n, m), strict=True):
+            part[s] = value
     return h, (last[0], last[1], last[2])

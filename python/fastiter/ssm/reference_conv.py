@@ -137,23 +137,23 @@ def causal_conv1d_update(
     written at cache_seqlens % N.
     """
     (batch, _, steps), width = x.shape, weight.shape[1]
-    out, new, kept = np.zeros_like(x), conv_state.copy(), conv_state.shape[2]
+    out, new, length = np.zeros_like(x), conv_state.copy(), conv_state.shape[2]
     for b in range(batch):
-        places = np.arange(-kept, steps) + (0 if cache_seqlens is None else cache_seqlens[b])
-        ordered = conv_state[b][:, places[:kept] % kept] if kept else conv_state[b]
+        places = np.arange(-length, steps) + (0 if cache_seqlens is None else cache_seqlens[b])
+        ordered = conv_state[b][:, places[:length] % length] if length else conv_state[b]
         whole = np.concatenate([ordered, x[b]], 1)
         out[b] = causal_conv1d(
             x[b : b + 1],
             weight,
             bias,
-            state=whole[None, :, kept - (width - 1) : kept],
+            state=whole[None, :, length - (width - 1) : length],
             activation=activation,
         )[0][0]
         if cache_seqlens is None:
             new[b] = whole[:, steps:]
-        elif kept:
+        elif length:
             for t in range(steps):
-                new[b][:, places[kept + t] % kept] = x[b, :, t]
+                new[b][:, places[length + t] % length] = x[b, :, t]
     return out, new
 
 

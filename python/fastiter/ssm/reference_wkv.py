@@ -29,9 +29,9 @@ def wkv(w: Array, bonus: Array, k: Array, v: Array, first: State | None = None) 
     out = np.zeros_like(v)
     for t in range(time):
         top = np.maximum(m, k[:, t] + bonus)
-        kept, added = np.exp(m - top), np.exp(k[:, t] + bonus - top)
-        out[:, t] = (kept * p + added * v[:, t]) / (kept * q + added)
+        former, added = np.exp(m - top), np.exp(k[:, t] + bonus - top)
+        out[:, t] = (former * p + added * v[:, t]) / (former * q + added)
         top = np.maximum(m + w, k[:, t])
-        kept, added = np.exp(m + w - top), np.exp(k[:, t] - top)
-        p, q, m = kept * p + added * v[:, t], kept * q + added, top
+        former, added = np.exp(m + w - top), np.exp(k[:, t] - top)
+        p, q, m = former * p + added * v[:, t], former * q + added, top
     return out, (p, q, m)

@@ -15,7 +15,7 @@ from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _attention as arrays
-from .._attention_shapes import check_attention_shapes, check_attention_state, checked_scale, given_decay
+from .._attention_shapes import check_attention_shapes, check_attention_state, checked_scale, chosen_decay
 from ._gpu import triton_attention  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors
 from .ops import computed
@@ -75,22 +75,22 @@ def linear_attention(
     (torch.Size([1, 20, 2, 8]), torch.Size([1, 2, 8, 8]), torch.Size([1, 20, 2, 8]))
     """
     function = "linear_attention"
-    given = (q, k, v, log_decay)
+    inputs = (q, k, v, log_decay)
     options = {"decay": decay, "bonus": bonus, "state": state, "reset": reset}
     cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
     plain: dict[str, Any] = {"scale": scale, "reverse": reverse}
-    if has_torch_function((*given, *options.values(), *cuts.values())):
-        result: tuple[Tensor, Tensor] = dispatched(linear_attention, *given, **options, **plain, **cuts)
+    if has_torch_function((*inputs, *options.values(), *cuts.values())):
+        result: tuple[Tensor, Tensor] = dispatched(linear_attention, *inputs, **options, **plain, **cuts)
         return result
     if type(v) is not Tensor and is_dtensor(v):
-        first = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
+        first = dict(zip(("q", "k", "v", "log_decay"), inputs, strict=True))
         result = on_shards(linear_attention, {**first, **options, **plain, **cuts}, AXES, ("BTNV", "BNKV"))
         return result
-    named: dict[str, Any] = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
+    named: dict[str, Any] = dict(zip(("q", "k", "v", "log_decay"), inputs, strict=True))
     named |= {"decay": decay, "bonus": bonus, "state": state}
     tensors = {name: x for name, x in named.items() if x is not None or name in ("q", "k", "v")}
     check_tensors(function, tensors, "q", CPU_AND_CUDA)
-    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
+    decays, form = chosen_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in tensors.items()})
     check_flag(function, "reverse", reverse)
@@ -99,13 +99,13 @@ def linear_attention(
         check_attention_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
     ordered = cut
     if reverse:
-        (q, k, v, varying), ordered = backwards(function, cut, q, k, v, varying_decay(found))
-        found = found if varying is None else varying
-    if found is not None and found.dim() == 1:
-        found = found.expand(sizes.batch, sizes.time, sizes.heads)
+        (q, k, v, varying), ordered = backwards(function, cut, q, k, v, varying_decay(decays))
+        decays = decays if varying is None else varying
+    if decays is not None and decays.dim() == 1:
+        decays = decays.expand(sizes.batch, sizes.time, sizes.heads)
     dtype = computed(q.dtype)
     exact = (None if x is None else x.to(dtype) for x in (bonus, state))
-    o, last = attention(q, k, v, found, *exact, form, factor, *ordered)[:2]
+    o, last = attention(q, k, v, decays, *exact, form, factor, *ordered)[:2]
     return (in_reverse(function, cut, o)[0] if reverse else o), last
 
 

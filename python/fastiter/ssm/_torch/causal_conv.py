@@ -15,7 +15,7 @@ from ..._torch.ops import CPU_AND_CUDA, cast, checked_bounds, checked_integers, 
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _causal_conv as arrays
-from .._causal_conv import given_of
+from .._causal_conv import present_in
 from .._conv_shapes import (
     Activation,
     check_activation,
@@ -76,7 +76,7 @@ def causal_conv1d(
         return result
     silu = check_activation(function, activation)
     check_flag(function, "return_last_state", return_last_state)
-    tensors = given_of({"x": x, "weight": weight, "bias": bias, "state": state})
+    tensors = present_in({"x": x, "weight": weight, "bias": bias, "state": state})
     check_tensors(function, tensors, "x", CPU_AND_CUDA)
     sizes = check_conv_shapes(function, {name: y.shape for name, y in tensors.items()})
     labels: Tensor | None = None
@@ -94,8 +94,8 @@ def causal_conv1d(
     if reverse:
         (x, labels), _ = backwards(function, cut, x.movedim(-1, 1), labels)
         x = x.movedim(1, -1)
-    given = (x, cast(weight, dtype), None if bias is None else cast(bias, dtype), state)
-    out, *last = conv(*given, silu, labels, *cut[1:], return_last_state)
+    inputs = (x, cast(weight, dtype), None if bias is None else cast(bias, dtype), state)
+    out, *last = conv(*inputs, silu, labels, *cut[1:], return_last_state)
     if reverse:
         out = in_reverse(function, cut, out.movedim(-1, 1))[0].movedim(1, -1)
     return (out, last[0]) if return_last_state else out
@@ -139,7 +139,7 @@ def causal_conv1d_update(
         out = plain_conv_update(x, conv_state, weight, bias, silu)
         if out is not None:
             return out
-    tensors = given_of({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
+    tensors = present_in({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
     check_tensors(function, tensors, "x", CPU_AND_CUDA)
     shapes: dict[str, Any] = {name: y.shape for name, y in tensors.items()}
     positions = rows = None

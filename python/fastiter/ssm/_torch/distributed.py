@@ -30,10 +30,10 @@ def _attention_factors(tensors: Tensors, lengths: Tensor | None, options: Mappin
     assert q is not None and v is not None
     dtype, (batch, time, heads) = computed(q.dtype), v.shape[:3]
     factors = q.new_ones(batch, heads, dtype=dtype)
-    for given in (log_decay, decay):
-        if given is not None:
-            every = (given if given.dim() > 1 else given.expand(batch, time, heads)).to(dtype)
-            is_log = given is log_decay
+    for source in (log_decay, decay):
+        if source is not None:
+            every = (source if source.dim() > 1 else source.expand(batch, time, heads)).to(dtype)
+            is_log = source is log_decay
             every = valid_steps(every, lengths, 0.0 if is_log else 1.0)
             factors = every.sum(1).exp() if is_log else every.prod(1)
     return factors.unsqueeze(-1 if factors.dim() == 3 else 2).reshape(batch, heads, -1, 1).expand(-1, -1, q.shape[3], 1)
@@ -46,8 +46,8 @@ def _dplr_product(tensors: Tensors, lengths: Tensor | None, options: Mapping[str
     heads, width = v.shape[2], q.shape[3]
     identity = torch.eye(width, dtype=computed(q.dtype), device=q.device).expand(v.shape[0], heads, width, width)
     nothing, values = torch.zeros_like(k), v.new_zeros((*v.shape[:3], width))
-    how: dict[str, Any] = {"decay": tensors["decay"], "state": identity, "lengths": lengths}
-    return local_dplr(nothing, nothing, values, a, b, tensors["log_decay"], **how)[1]
+    passed: dict[str, Any] = {"decay": tensors["decay"], "state": identity, "lengths": lengths}
+    return local_dplr(nothing, nothing, values, a, b, tensors["log_decay"], **passed)[1]
 
 
 def _ssd_factors(tensors: Tensors, lengths: Tensor | None, options: Mapping[str, Any]) -> Tensor:

@@ -14,7 +14,7 @@ from ..._torch.ops import CPU_AND_CUDA, cast, check_dense, checked_integers, gra
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import Sequences, backwards, checked_sequences, in_reverse
 from .. import _functional as arrays
-from .._shapes import check_shapes, check_state, check_step_shapes, given_of, may_be_complex
+from .._shapes import check_shapes, check_state, check_step_shapes, may_be_complex, present_in
 from ._gpu import triton_selective  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors
 from .ops import computed, of_state, selective
@@ -65,24 +65,24 @@ def selective_scan(
     (torch.Size([1, 8, 20]), torch.Size([8, 4]))
     """
     function = "selective_scan"
-    given = (u, delta, A, B, C, D, z, delta_bias)
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
     options: dict[str, Any] = {"state": state, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-    if has_torch_function((*given, *options.values())):
+    if has_torch_function((*inputs, *options.values())):
         both = (delta_softplus, return_last_state)
-        how = {"reverse": reverse, **options}
-        result: Tensor | tuple[Tensor, Tensor] = dispatched(selective_scan, *given, *both, **how)
+        passed = {"reverse": reverse, **options}
+        result: Tensor | tuple[Tensor, Tensor] = dispatched(selective_scan, *inputs, *both, **passed)
         return result
     check_flag(function, "delta_softplus", delta_softplus)
     check_flag(function, "return_last_state", return_last_state)
     check_flag(function, "reverse", reverse)
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "state")
-    tensors = given_of(dict(zip(names, (*given, state), strict=True)), "state")
+    tensors = present_in(dict(zip(names, (*inputs, state), strict=True)), "state")
     is_complex = _check_scan(function, tensors)
     sizes = check_shapes(function, tensors, is_complex)
     cut = checked_sequences(function, u, reset, lengths, cu_seqlens, "u", (sizes.batch, sizes.time))
     if state is not None:
         check_state(function, state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
-    every = _converted(*given, state)
+    every = _converted(*inputs, state)
     ordered = cut
     if reverse:
         every, ordered = _backwards(every, cut, sizes.time)
@@ -181,9 +181,9 @@ def selective_state_update(
     torch.Size([1, 8])
     """
     function = "selective_state_update"
-    given = (state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices)
-    if has_torch_function(given):
-        result: Tensor = dispatched(selective_state_update, *given[:9], dt_softplus, state_batch_indices)
+    inputs = (state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices)
+    if has_torch_function(inputs):
+        result: Tensor = dispatched(selective_state_update, *inputs[:9], dt_softplus, state_batch_indices)
         return result
     check_flag(function, "dt_softplus", dt_softplus)
     if state_batch_indices is None and not torch.is_grad_enabled():
@@ -191,7 +191,7 @@ def selective_state_update(
         if out is not None:
             return out
     names = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
-    tensors = given_of(dict(zip(names, given, strict=False)))
+    tensors = present_in(dict(zip(names, inputs, strict=False)))
     check_tensors(function, tensors, "x", CPU_AND_CUDA)
     shapes: dict[str, Any] = {name: y.shape for name, y in tensors.items()}
     rows = None

@@ -22,7 +22,7 @@ from .._attention_shapes import (
     check_attention_state,
     check_correction_shapes,
     checked_scale,
-    given_decay,
+    chosen_decay,
 )
 from ._gpu import triton_low_rank  # noqa: F401 (the ops of CUDA tensors)
 from .attention import AXES, varying_decay
@@ -75,23 +75,23 @@ def dplr_delta_rule(
     True
     """
     function = "dplr_delta_rule"
-    given = (q, k, v, a, b, log_decay)
+    inputs = (q, k, v, a, b, log_decay)
     options: dict[str, Any] = {"decay": decay, "state": state, "reset": reset}
     cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
     plain: dict[str, Any] = {"scale": scale, "reverse": reverse}
-    if has_torch_function((*given, *options.values(), *cuts.values())):
-        result: tuple[Tensor, Tensor] = dispatched(dplr_delta_rule, *given, **plain, **options, **cuts)
+    if has_torch_function((*inputs, *options.values(), *cuts.values())):
+        result: tuple[Tensor, Tensor] = dispatched(dplr_delta_rule, *inputs, **plain, **options, **cuts)
         return result
     if type(v) is not Tensor and is_dtensor(v):
-        every = dict(zip(("q", "k", "v", "a", "b", "log_decay"), given, strict=True))
+        every = dict(zip(("q", "k", "v", "a", "b", "log_decay"), inputs, strict=True))
         result = on_shards(dplr_delta_rule, {**every, **plain, **options, **cuts}, _AXES, ("BTNV", "BNKV"))
         return result
     required = ("q", "k", "v", "a", "b")
-    named: dict[str, Any] = dict(zip((*required, "log_decay"), given, strict=True))
+    named: dict[str, Any] = dict(zip((*required, "log_decay"), inputs, strict=True))
     named |= {"decay": decay, "state": state}
     tensors = {name: x for name, x in named.items() if x is not None or name in required}
     check_tensors(function, tensors, "q", CPU_AND_CUDA)
-    found, form = given_decay(function, {"log_decay": log_decay, "decay": decay})
+    decays, form = chosen_decay(function, {"log_decay": log_decay, "decay": decay})
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     shapes = {name: x.shape for name, x in tensors.items()}
     sizes = check_attention_shapes(function, shapes)
@@ -101,11 +101,11 @@ def dplr_delta_rule(
     first = _checked_state(function, state, q, sizes, cut)
     ordered = cut
     if reverse:
-        (q, k, v, a, b, varying), ordered = backwards(function, cut, q, k, v, a, b, varying_decay(found))
-        found = found if varying is None else varying
-    if found is not None and found.dim() == 1:
-        found = found.expand(sizes.batch, sizes.time, sizes.heads)
-    o, last = low_rank(q, k, v, found, a, b, None, first, form, factor, *ordered)[:2]
+        (q, k, v, a, b, varying), ordered = backwards(function, cut, q, k, v, a, b, varying_decay(decays))
+        decays = decays if varying is None else varying
+    if decays is not None and decays.dim() == 1:
+        decays = decays.expand(sizes.batch, sizes.time, sizes.heads)
+    o, last = low_rank(q, k, v, decays, a, b, None, first, form, factor, *ordered)[:2]
     return (in_reverse(function, cut, o)[0] if reverse else o), last
 
 
@@ -121,18 +121,18 @@ class DeltaTensors(NamedTuple):
 
 
 def key_decay_delta_rule(
-    function: str, given: DeltaTensors, scale: float, cu_seqlens: Integers | None
+    function: str, inputs: DeltaTensors, scale: float, cu_seqlens: Integers | None
 ) -> tuple[Tensor, Tensor]:
     """R = diag(e^g[t]) S[t-1], S[t] = R + beta[t] k[t] (v[t] - R^T k[t])^T, o[t] = scale S[t]^T q[t].
 
     This is :func:`dplr_delta_rule` with a = -beta e^g k, b = k and values beta v, which the kernel computes tile by
     tile. Error messages begin with ``function``.
     """
-    if has_torch_function((*given, cu_seqlens)):
-        result: tuple[Tensor, Tensor] = dispatched(key_decay_delta_rule, function, given, scale, cu_seqlens)
+    if has_torch_function((*inputs, cu_seqlens)):
+        result: tuple[Tensor, Tensor] = dispatched(key_decay_delta_rule, function, inputs, scale, cu_seqlens)
         return result
-    q, k, v, g, beta, state = given
-    check_tensors(function, {name: x for name, x in given._asdict().items() if x is not None}, "q", CPU_AND_CUDA)
+    q, k, v, g, beta, state = inputs
+    check_tensors(function, {name: x for name, x in inputs._asdict().items() if x is not None}, "q", CPU_AND_CUDA)
     sizes = check_attention_shapes(function, {"q": q.shape, "k": k.shape, "v": v.shape})
     steps = (sizes.batch, sizes.time, sizes.heads)
     for name, x, expected in (("g", g, (*steps, sizes.keys)), ("beta", beta, steps)):
@@ -141,14 +141,14 @@ def key_decay_delta_rule(
     cut = checked_sequences(function, q, None, None, cu_seqlens, "q")
     first = _checked_state(function, state, q, sizes, cut)
     rest = (1, checked_scale(function, scale, q.dtype == torch.float64), *cut)
-    tensors = (*_corrections(given), None) if q.is_cuda else (q, k, v, g, None, None, beta)
+    tensors = (*_corrections(inputs), None) if q.is_cuda else (q, k, v, g, None, None, beta)
     o, last = low_rank(*tensors, first, *rest)[:2]
     return o, last
 
 
-def _corrections(given: DeltaTensors) -> tuple[Tensor, ...]:
+def _corrections(inputs: DeltaTensors) -> tuple[Tensor, ...]:
     """Return q, k, v, g, a and b of :func:`dplr_delta_rule`, which the GPU kernels do not compute themselves."""
-    q, k, v, g, beta, _ = given
+    q, k, v, g, beta, _ = inputs
     shared = v.shape[2] // k.shape[2]
     if shared > 1:
         q, k = (x.repeat_interleave(shared, 2) for x in (q, k))

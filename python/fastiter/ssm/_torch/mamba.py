@@ -119,14 +119,14 @@ def mamba_inner(
     torch.Size([2, 20, 8])
     """
     weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
-    given = (xz, *weights, A, B, C, D, delta_bias, B_proj_bias, C_proj_bias)
+    inputs = (xz, *weights, A, B, C, D, delta_bias, B_proj_bias, C_proj_bias)
     norms = {"b_rms_weight": b_rms_weight, "c_rms_weight": c_rms_weight, "dt_rms_weight": dt_rms_weight}
-    if has_torch_function((*given, *norms.values())):
-        result: Tensor = dispatched(mamba_inner, *given, delta_softplus, **norms, b_c_dt_rms_eps=b_c_dt_rms_eps)
+    if has_torch_function((*inputs, *norms.values())):
+        result: Tensor = dispatched(mamba_inner, *inputs, delta_softplus, **norms, b_c_dt_rms_eps=b_c_dt_rms_eps)
         return result
     check_flag("mamba_inner", "delta_softplus", delta_softplus)
     check_eps("mamba_inner", "b_c_dt_rms_eps", b_c_dt_rms_eps)
-    _check_inner("mamba_inner", dict(zip(_NAMES, given, strict=True)) | norms)
+    _check_inner("mamba_inner", dict(zip(_NAMES, inputs, strict=True)) | norms)
     x, z = xz.chunk(2, 1)
     u = causal_conv1d(x, conv1d_weight.flatten(1), conv1d_bias, activation="silu")
     assert isinstance(u, Tensor)  # for the type checker
@@ -139,18 +139,18 @@ def mamba_inner(
     return product(y.transpose(1, 2), cast(out_proj_weight, y.dtype), bias)
 
 
-def _selected(u: Tensor, given: _Selection) -> tuple[Tensor, Tensor, Tensor]:
+def _selected(u: Tensor, selection: _Selection) -> tuple[Tensor, Tensor, Tensor]:
     """Return delta, B and C in the form that the scan takes."""
-    rank, rows = given.delta_proj_weight.shape[1], given.states * (2 if given.is_complex else 1)
-    parts = _projected(given.x_proj_weight, u)
-    delta = _projected(given.delta_proj_weight, parts[:, :rank])
-    if given.dt_rms_weight is not None:
-        delta = _normalized(delta, given.dt_rms_weight, given.eps)
-    B, C = given.B, given.C
+    rank, rows = selection.delta_proj_weight.shape[1], selection.states * (2 if selection.is_complex else 1)
+    parts = _projected(selection.x_proj_weight, u)
+    delta = _projected(selection.delta_proj_weight, parts[:, :rank])
+    if selection.dt_rms_weight is not None:
+        delta = _normalized(delta, selection.dt_rms_weight, selection.eps)
+    B, C = selection.B, selection.C
     if B is None:
-        B = _weights(parts[:, rank : rank + rows], given.B_proj_bias, given.b_rms_weight, given)
+        B = _weights(parts[:, rank : rank + rows], selection.B_proj_bias, selection.b_rms_weight, selection)
     if C is None:
-        C = _weights(parts[:, parts.shape[1] - rows :], given.C_proj_bias, given.c_rms_weight, given)
+        C = _weights(parts[:, parts.shape[1] - rows :], selection.C_proj_bias, selection.c_rms_weight, selection)
     return delta, B, C
 
 
@@ -163,14 +163,16 @@ def _normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return normalized(x.transpose(1, 2), weight, None, None, Norm(eps)).transpose(1, 2)
 
 
-def _weights(x: Tensor, bias: Tensor | None, norm: Tensor | None, given: _Selection) -> Tensor:
+def _weights(x: Tensor, bias: Tensor | None, norm: Tensor | None, selection: _Selection) -> Tensor:
     """Return a projected B or C (B, N, T) in the form that the scan takes."""
     if bias is not None:
         x = x + cast(bias, x.dtype)[:, None]
     if norm is not None:
-        x = _normalized(x, norm, given.eps)
-    if given.is_complex:  # real and imaginary parts, next to each other along the states, go next to each other in time
-        x = x.unflatten(1, (given.states, 2)).transpose(2, 3).flatten(2)
+        x = _normalized(x, norm, selection.eps)
+    if (
+        selection.is_complex
+    ):  # real and imaginary parts, next to each other along the states, go next to each other in time
+        x = x.unflatten(1, (selection.states, 2)).transpose(2, 3).flatten(2)
     return x
 
 
@@ -181,9 +183,9 @@ _NAMES = (
 _REQUIRED = {"xz", "conv1d_weight", "x_proj_weight", "delta_proj_weight", "out_proj_weight", "A"}
 
 
-def _check_inner(function: str, given: dict[str, Any]) -> None:
+def _check_inner(function: str, inputs: dict[str, Any]) -> None:
     """Check types, dtypes, devices and shapes, except those of A, B and C, which the scan checks."""
-    tensors = {name: x for name, x in given.items() if x is not None or name in _REQUIRED}
+    tensors = {name: x for name, x in inputs.items() if x is not None or name in _REQUIRED}
     A = tensors["A"]
     is_complex = isinstance(A, Tensor) and A.is_complex()
     check_tensors(function, {n: x for n, x in tensors.items() if not (is_complex and n in ("A", "B", "C"))}, "xz")

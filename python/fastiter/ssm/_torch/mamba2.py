@@ -133,11 +133,11 @@ def mamba2_inner(
     options: dict[str, Any] = {"dt_limit": dt_limit, "return_last_state": return_last_state}
     options |= {"activation": activation, "rmsnorm_eps": rmsnorm_eps, "headdim": headdim, "ngroups": ngroups}
     options["norm_before_gate"] = norm_before_gate
-    given = (zxbcdt, conv1d_weight, conv1d_bias, dt_bias, A, D)
+    inputs = (zxbcdt, conv1d_weight, conv1d_bias, dt_bias, A, D)
     optional = {"state": state, "rmsnorm_weight": rmsnorm_weight}
     optional |= {"outproj_weight": outproj_weight, "outproj_bias": outproj_bias}
-    if has_torch_function((*given, seq_idx, *optional.values())):
-        result: Tensor = dispatched(mamba2_inner, *given, seq_idx=seq_idx, **optional, **options)
+    if has_torch_function((*inputs, seq_idx, *optional.values())):
+        result: Tensor = dispatched(mamba2_inner, *inputs, seq_idx=seq_idx, **optional, **options)
         return result
     function = "mamba2_inner"
     check_flag(function, "return_last_state", return_last_state)
@@ -145,7 +145,7 @@ def mamba2_inner(
     check_eps(function, "rmsnorm_eps", rmsnorm_eps)
     check_activation(function, activation)
     limits = checked_limits(function, dt_limit)
-    every: dict[str, Any] = dict(zip(_NAMES, given, strict=True)) | optional
+    every: dict[str, Any] = dict(zip(_NAMES, inputs, strict=True)) | optional
     size = _checked_sizes(function, every, headdim, ngroups)
     labels = checked_labels(function, seq_idx, zxbcdt)
     norm = Norm(rmsnorm_eps, size.groups, norm_before_gate)
@@ -154,7 +154,7 @@ def mamba2_inner(
 
 
 def _mix(
-    given: dict[str, Any],
+    inputs: dict[str, Any],
     size: _Sizes,
     labels: Tensor | None,
     limits: tuple[float, float],
@@ -162,23 +162,23 @@ def _mix(
     norm: Norm,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and the last state for checked arguments, which are passed by name."""
-    mlp, z, conv, dt = given["zxbcdt"].split(size.parts, -1)
-    filters = (given["conv1d_weight"].flatten(1), given["conv1d_bias"])
+    mlp, z, conv, dt = inputs["zxbcdt"].split(size.parts, -1)
+    filters = (inputs["conv1d_weight"].flatten(1), inputs["conv1d_bias"])
     mixed = causal_conv1d(conv.transpose(1, 2), *filters, seq_idx=labels, activation=activation)
     assert isinstance(mixed, Tensor)  # for the type checker
     x, B, C = mixed.transpose(1, 2).split([size.channels, *[size.groups * size.states] * 2], -1)
     B, C = (y.unflatten(-1, (size.groups, size.states)) for y in (B, C))
     x, gate = (y.unflatten(-1, (size.heads, size.width)) for y in (x, z))
     starts = None if labels is None else resets(labels)
-    weight = given["rmsnorm_weight"]
-    signals = (x, dt, given["A"], B, C, given["D"], gate if weight is None else None, given["dt_bias"], True)
-    y, last = ssd(*signals, dt_limit=limits, state=given["state"], reset=starts)
+    weight = inputs["rmsnorm_weight"]
+    signals = (x, dt, inputs["A"], B, C, inputs["D"], gate if weight is None else None, inputs["dt_bias"], True)
+    y, last = ssd(*signals, dt_limit=limits, state=inputs["state"], reset=starts)
     out = y.flatten(-2) if weight is None else normalized(y.flatten(-2), weight, z, None, norm)
     if size.mlp:
         out = torch.cat([_gated(mlp), out], -1)
-    if given["outproj_weight"] is not None:
-        bias = given["outproj_bias"]
-        out = product(out, cast(given["outproj_weight"], out.dtype), None if bias is None else cast(bias, out.dtype))
+    if inputs["outproj_weight"] is not None:
+        bias = inputs["outproj_bias"]
+        out = product(out, cast(inputs["outproj_weight"], out.dtype), None if bias is None else cast(bias, out.dtype))
     return out, last
 
 
@@ -208,9 +208,9 @@ _NAMES = ("zxbcdt", "conv1d_weight", "conv1d_bias", "dt_bias", "A", "D")
 _OPTIONAL = {"conv1d_bias", "state", "rmsnorm_weight", "outproj_weight", "outproj_bias"}
 
 
-def _checked_sizes(function: str, given: dict[str, Any], headdim: object, ngroups: object) -> _Sizes:
+def _checked_sizes(function: str, inputs: dict[str, Any], headdim: object, ngroups: object) -> _Sizes:
     """Return the sizes if types, dtypes, devices and shapes are right."""
-    tensors = {name: x for name, x in given.items() if x is not None or name not in _OPTIONAL}
+    tensors = {name: x for name, x in inputs.items() if x is not None or name not in _OPTIONAL}
     check_tensors(function, tensors, "zxbcdt")
     shape: dict[str, tuple[int, ...]] = {name: tuple(x.shape) for name, x in tensors.items()}
     if len(shape["zxbcdt"]) != 3:
@@ -244,20 +244,20 @@ def _checked_heads(function: str, D: tuple[int, ...], headdim: object, ngroups: 
     """Return H, P and G."""
     if len(D) not in (1, 2) or 0 in D:
         raise ValueError(f"{function}: D must have shape (H,) or (H, P), got {D}")
-    given = (("headdim", headdim), ("ngroups", ngroups))
+    inputs = (("headdim", headdim), ("ngroups", ngroups))
     if len(D) == 2 and headdim is None:
-        given = (("headdim", D[1]), given[1])
-    found = [D[0]]
-    for name, number in given:
+        inputs = (("headdim", D[1]), inputs[1])
+    numbers = [D[0]]
+    for name, number in inputs:
         needed = ", as D has no axis of them" if name == "headdim" and len(D) == 1 else ""
         if not isinstance(number, int) or isinstance(number, bool):
             raise TypeError(f"{function}: {name} must be an int{needed}, got {type_name(number)}")
         if number < 1:
             raise ValueError(f"{function}: {name} must be at least 1, got {number}")
-        found.append(number)
-    if D[1:] not in ((), (found[1],)):
+        numbers.append(number)
+    if D[1:] not in ((), (numbers[1],)):
         raise ValueError(f"{function}: headdim must be {D[1]} to go with D, got {headdim}")
-    heads, width, groups = found
+    heads, width, groups = numbers
     if heads % groups:
         raise ValueError(f"{function}: ngroups must be a divisor of H = {heads}, got {groups}")
     return heads, width, groups

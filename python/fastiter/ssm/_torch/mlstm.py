@@ -83,22 +83,22 @@ def mlstm(
     torch.Size([1, 20, 2])
     """
     function = "mlstm"
-    given = (q, k, v, i, f)
+    inputs = (q, k, v, i, f)
     parts = parts_of(function, state)
-    if has_torch_function((*given, *parts, reset, lengths, cu_seqlens)):
+    if has_torch_function((*inputs, *parts, reset, lengths, cu_seqlens)):
         numbers = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient}
         cuts = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        result: tuple[Tensor, State] = dispatched(mlstm, *given, state=state, **numbers, **cuts)
+        result: tuple[Tensor, State] = dispatched(mlstm, *inputs, state=state, **numbers, **cuts)
         return result
     if type(v) is not Tensor and is_dtensor(v):
-        named = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
+        named = dict(zip(("q", "k", "v", "i", "f"), inputs, strict=True))
         rest = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient, "reset": reset}
         more = {"reverse": reverse, "state": state, "lengths": lengths, "cu_seqlens": cu_seqlens}
         result = on_shards(mlstm, {**named, **rest, **more}, _AXES, ("BTNV", ("BNKV", "BNK", "BN")))
         return result
     check_flag(function, "normalizer_gradient", normalizer_gradient)
     check_flag(function, "reverse", reverse)
-    tensors = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
+    tensors = dict(zip(("q", "k", "v", "i", "f"), inputs, strict=True))
     named_parts = {} if state is None else named_state(parts)
     check_tensors(function, {**tensors, **named_parts}, "q", CPU_AND_CUDA)
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in tensors.items()})
@@ -108,7 +108,7 @@ def mlstm(
         shapes = {name: x.shape for name, x in named_parts.items()}
         check_mlstm_state(function, shapes, cut.count(sizes.batch), sizes)
     dtype = computed(q.dtype)
-    signals, ordered = backwards(function, cut, *given) if reverse else (given, cut)
+    signals, ordered = backwards(function, cut, *inputs) if reverse else (inputs, cut)
     every = (*signals, *(None if x is None else x.to(dtype) for x in parts))
     h, C, n, m = mlstm_op(*every, factor, divisor, normalizer_gradient, *ordered)[:4]
     return (in_reverse(function, cut, h)[0] if reverse else h), (C, n, m)

@@ -110,8 +110,8 @@ def checked_sequences(function: str, call: Any, batch: int, time: int) -> tuple[
     """Return the kernels' description of the sequences; check the values that are unknown while tracing."""
     lengths, cu_seqlens = call.lengths, call.cu_seqlens
     if lengths is not None:
-        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-        check_lengths(function, lengths.shape, least, most, batch, time)
+        shortest, longest = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
+        check_lengths(function, lengths.shape, shortest, longest, batch, time)
     if cu_seqlens is not None:
         falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
         check_bounds(function, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
@@ -178,19 +178,19 @@ def _forward(call: SelectiveForward) -> list[Tensor]:
 def empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
     """Allocate the requested gradients in the kernels' form: those of B and C are (B, G, T, N) or (D, N)."""
     dtype = call.A.dtype
-    found: list[Tensor | None] = []
+    gradients: list[Tensor | None] = []
     for i, x in enumerate(call[:8]):
         if x is None or not call.requested >> i & 1:
-            found.append(None)
+            gradients.append(None)
         elif x.dim() == 3:
-            found.append(like(x))
+            gradients.append(like(x))
         elif x.dim() == 4:
-            found.append(empty(x, (*x.shape[:2], call.u.shape[2], x.shape[2]), dtype=dtype))
+            gradients.append(empty(x, (*x.shape[:2], call.u.shape[2], x.shape[2]), dtype=dtype))
         else:
-            found.append(empty(x, x.shape))
+            gradients.append(empty(x, x.shape))
     first = (count_of(call, call.u.shape[0]), *call.A.shape)
-    found.append(call.A.new_empty(first) if call.requested >> 8 & 1 else None)
-    return found
+    gradients.append(call.A.new_empty(first) if call.requested >> 8 & 1 else None)
+    return gradients
 
 
 def _of_projection(g: Tensor) -> Tensor:
@@ -201,10 +201,10 @@ def _of_projection(g: Tensor) -> Tensor:
     return torch.view_as_real(g).permute(0, 1, 3, 2, 4).reshape(batch, groups, states, 2 * time)
 
 
-def as_arguments(call: SelectiveBackward, found: list[Tensor | None]) -> list[Tensor]:
+def as_arguments(call: SelectiveBackward, gradients: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that exist with the shapes and dtypes of their arguments."""
     result = []
-    for x, g in zip((*call[:8], None), found, strict=True):
+    for x, g in zip((*call[:8], None), gradients, strict=True):
         if g is None:
             continue
         result.append(g if x is None else (_of_projection(g) if g.dim() == 4 else g).to(x.dtype))
@@ -216,8 +216,8 @@ def _backward_outputs(call: SelectiveBackward) -> list[Tensor]:
 
 
 def _backward(call: SelectiveBackward) -> list[Tensor]:
-    found = empty_gradients(call)
-    du, ddelta, dA, dB, dC, dD, dz, dbias, dfirst = found
+    results = empty_gradients(call)
+    du, ddelta, dA, dB, dC, dD, dz, dbias, dfirst = results
     if call.u.shape[1] == 0:  # dB and dC are empty sums, which the kernel does not write
         for x in (dB, dC):
             if x is not None:
@@ -226,7 +226,7 @@ def _backward(call: SelectiveBackward) -> list[Tensor]:
     inputs = (plain(call.u), plain(call.delta), plain(call.z), A, *_projections(call), *weights)
     gradients = (du, ddelta, dz, dA, dB, dC, dD, dbias, dfirst)
     _core.ssm.selective_backward(_work(call), inputs, plain(call.dout), dlast, gradients)
-    return as_arguments(call, found)
+    return as_arguments(call, results)
 
 
 selective_fwd = Op("_selective_fwd", SelectiveForward, _forward, _fake_outputs)

@@ -106,18 +106,18 @@ def empty_gradients(call: AttentionBackward) -> list[Tensor | None]:
     shapes = [None if x is None else x.shape for x in call[:5]]
     dtypes = [dtype if shared and i < 2 else None if x is None else x.dtype for i, x in enumerate(call[:5])]
     shapes[4] = None if call.bonus is None else torch.Size((count, heads, call.q.shape[3]))
-    found: list[Tensor | None] = [
+    gradients: list[Tensor | None] = [
         like_heads(call.v, shape, dtypes[i] or dtype) if call.requested >> i & 1 and shape is not None else None
         for i, shape in enumerate(shapes)
     ]
     first = (count, *_state_shape(call))
-    found.append(call.v.new_empty(first, dtype=dtype) if call.requested >> 5 & 1 else None)
-    return found
+    gradients.append(call.v.new_empty(first, dtype=dtype) if call.requested >> 5 & 1 else None)
+    return gradients
 
 
-def as_arguments(call: AttentionBackward, found: list[Tensor | None]) -> list[Tensor]:
+def as_arguments(call: AttentionBackward, gradients: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that exist with the shapes and dtypes of their arguments."""
-    dq, dk, dv, ddecay, dbonus, dfirst = found
+    dq, dk, dv, ddecay, dbonus, dfirst = gradients
     bonus = None if dbonus is None else dbonus.sum(0)
     dq, dk = (None if x is None else x.to(own.dtype) for x, own in ((dq, call.q), (dk, call.k)))
     every = (dq, dk, dv, ddecay, bonus, dfirst)
@@ -129,11 +129,11 @@ def _backward_outputs(call: AttentionBackward) -> list[Tensor]:
 
 
 def _backward(call: AttentionBackward) -> list[Tensor]:
-    found = empty_gradients(call)
+    gradients = empty_gradients(call)
     signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay), contiguous(call.bonus))
     states, dlast = contiguous(call.states), contiguous(call.dlast)
-    _core.ssm.attention_backward(_shape(call), signals, None, states, plain(call.dout), dlast, tuple(found), None)
-    return as_arguments(call, found)
+    _core.ssm.attention_backward(_shape(call), signals, None, states, plain(call.dout), dlast, tuple(gradients), None)
+    return as_arguments(call, gradients)
 
 
 attention_fwd = Op("_attention_fwd", AttentionForward, _forward, _outputs)

@@ -93,13 +93,13 @@ def _forward(call: ConvForward) -> list[Tensor]:
 def empty_gradients(call: ConvBackward) -> list[Tensor | None]:
     shapes = (None, call.weight.shape, call.x.shape[1:2], (_count(call), call.x.shape[1], call.weight.shape[1] - 1))
     dtypes = (None, *[computed(call.x.dtype)] * 2, call.x.dtype)
-    found: list[Tensor | None] = []
+    gradients: list[Tensor | None] = []
     for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
         if not call.requested >> i & 1:
-            found.append(None)
+            gradients.append(None)
         else:
-            found.append(like(call.x) if shape is None else call.x.new_empty(shape, dtype=dtype))
-    return found
+            gradients.append(like(call.x) if shape is None else call.x.new_empty(shape, dtype=dtype))
+    return gradients
 
 
 def _backward_outputs(call: ConvBackward) -> list[Tensor]:
@@ -107,13 +107,13 @@ def _backward_outputs(call: ConvBackward) -> list[Tensor]:
 
 
 def _backward(call: ConvBackward) -> list[Tensor]:
-    found = dx, dweight, dbias, dfirst = empty_gradients(call)
+    results = dx, dweight, dbias, dfirst = empty_gradients(call)
     weight, bias = contiguous(call.weight), contiguous(call.bias)
     width = weight.shape[1]
     inputs = (plain(call.x), weight, bias, _states(call.state, width))
     gradients = (dx, dweight, dbias, _states(dfirst, width))
     _core.ssm.conv_backward(_work(call), inputs, plain(call.dout), _states(call.dlast, width), gradients)
-    return [g for g in found if g is not None]
+    return [g for g in results if g is not None]
 
 
 conv_fwd = Op("_causal_conv_fwd", ConvForward, _forward, forward_outputs)
@@ -144,11 +144,11 @@ def _update(call: ConvUpdate) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
-    kept = conv_state.resolve_neg() if conv_state.is_neg() else conv_state
+    memory = conv_state.resolve_neg() if conv_state.is_neg() else conv_state
     positions = contiguous(call.cache_seqlens)
-    _core.ssm.conv_update(plain(x), kept, plain(call.weight), plain(call.bias), call.silu, positions, rows, out)
-    if kept is not conv_state:
-        conv_state.copy_(kept)
+    _core.ssm.conv_update(plain(x), memory, plain(call.weight), plain(call.bias), call.silu, positions, rows, out)
+    if memory is not conv_state:
+        conv_state.copy_(memory)
     return out
 
 

@@ -100,21 +100,21 @@ def _forward(call: LowRankForward) -> list[Tensor]:
 def empty_gradients(call: LowRankBackward) -> list[Tensor | None]:
     """Allocate the requested gradients in the kernel's form: of shared q and k in the dtype of the arithmetic."""
     dtype, shared = computed(call.v.dtype), call.v.shape[2] != call.q.shape[2]
-    found: list[Tensor | None] = [
+    gradients: list[Tensor | None] = [
         like_heads(call.v, x.shape, dtype if shared and place < 2 else x.dtype)
         if call.requested >> place & 1 and x is not None
         else None
         for place, x in enumerate(call[:7])
     ]
     first = (count_of(call, call.q.shape[0]), *_state_shape(call))
-    found.append(call.v.new_empty(first, dtype=dtype) if call.requested >> 7 & 1 else None)
-    return found
+    gradients.append(call.v.new_empty(first, dtype=dtype) if call.requested >> 7 & 1 else None)
+    return gradients
 
 
-def as_arguments(call: LowRankBackward, found: list[Tensor | None]) -> list[Tensor]:
+def as_arguments(call: LowRankBackward, gradients: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that exist with the dtypes of their arguments."""
-    both = (None if x is None else x.to(own.dtype) for x, own in zip(found[:2], call[:2], strict=True))
-    return [x for x in (*both, *found[2:]) if x is not None]
+    both = (None if x is None else x.to(own.dtype) for x, own in zip(gradients[:2], call[:2], strict=True))
+    return [x for x in (*both, *gradients[2:]) if x is not None]
 
 
 def _backward_outputs(call: LowRankBackward) -> list[Tensor]:
@@ -122,12 +122,12 @@ def _backward_outputs(call: LowRankBackward) -> list[Tensor]:
 
 
 def _backward(call: LowRankBackward) -> list[Tensor]:
-    found = empty_gradients(call)
+    gradients = empty_gradients(call)
     signals = tuple([plain(x) for x in call[:7]])
     states, dlast = contiguous(call.states), contiguous(call.dlast)
     saved = (states, plain(call.w), plain(call.dout), dlast)
-    _core.ssm.low_rank_backward(_shape(call), signals, *saved, tuple(found))
-    return as_arguments(call, found)
+    _core.ssm.low_rank_backward(_shape(call), signals, *saved, tuple(gradients))
+    return as_arguments(call, gradients)
 
 
 low_rank_fwd = Op("_low_rank_fwd", LowRankForward, _forward, _outputs)

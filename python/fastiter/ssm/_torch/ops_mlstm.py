@@ -113,18 +113,18 @@ def empty_gradients(call: MlstmBackward) -> list[Tensor | None]:
     The gradient of m is always computed.
     """
     shared, dtype = call.v.shape[2] != call.q.shape[2], computed(call.v.dtype)
-    found: list[Tensor | None] = [
+    gradients: list[Tensor | None] = [
         like_heads(call.v, x.shape, dtype if shared and place < 2 else x.dtype) if call.requested >> place & 1 else None
         for place, x in enumerate(call[:5])
     ]
     states = _states(call, count_of(call, call.v.shape[0]))
-    return found + [x if call.requested >> place & 1 or place == 7 else None for place, x in enumerate(states, 5)]
+    return gradients + [x if call.requested >> place & 1 or place == 7 else None for place, x in enumerate(states, 5)]
 
 
-def as_arguments(call: MlstmBackward, found: list[Tensor | None]) -> list[Tensor]:
+def as_arguments(call: MlstmBackward, gradients: list[Tensor | None]) -> list[Tensor]:
     """Return the requested gradients with the dtypes of their arguments."""
-    dq, dk = (None if x is None else x.to(own.dtype) for x, own in zip(found[:2], call[:2], strict=True))
-    every = (dq, dk, *found[2:])
+    dq, dk = (None if x is None else x.to(own.dtype) for x, own in zip(gradients[:2], call[:2], strict=True))
+    every = (dq, dk, *gradients[2:])
     return [x for place, x in enumerate(every) if x is not None and call.requested >> place & 1]
 
 
@@ -138,8 +138,8 @@ def along_m(state: Tensor, gradient: Tensor | None) -> Tensor | float:
 
 
 def _backward(call: MlstmBackward) -> list[Tensor]:
-    found = empty_gradients(call)
-    dq, dk, dv, di, df, dC, dn, dm = found
+    results = empty_gradients(call)
+    dq, dk, dv, di, df, dC, dn, dm = results
     assert dm is not None  # for the type checker
     # The last C and n are relative to m, so a larger m makes them smaller.
     dm.zero_().sub_(along_m(call.last_C, call.dlast_C)).sub_(along_m(call.last_n, call.dlast_n))
@@ -159,7 +159,7 @@ def _backward(call: MlstmBackward) -> list[Tensor]:
     if needs_m:  # a larger first m gives the first C and n more weight
         for state, gradient in ((call.C, dC), (call.n, dn)):
             dm += 0.0 if state is None else along_m(state, gradient)
-    return as_arguments(call, found)
+    return as_arguments(call, results)
 
 
 mlstm_fwd = Op("_mlstm_fwd", MlstmForward, _forward, _outputs)

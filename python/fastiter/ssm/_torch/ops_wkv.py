@@ -80,12 +80,12 @@ def _backward_outputs(call: WkvBackward) -> list[Tensor]:
 
 
 def _backward(call: WkvBackward) -> list[Tensor]:
-    found = _gradients(call)
+    gradients = _gradients(call)
     dout = None if call.dout is None else unit_stride(call.dout)
     dlast = tuple([contiguous(x) for x in call[9:12]])
     states = contiguous(call.states)
-    _core.ssm.wkv_backward(*_arguments(call), states, dout, dlast, tuple(found[:4]), tuple(found[4:]))
-    return [x for x in found if x is not None]
+    _core.ssm.wkv_backward(*_arguments(call), states, dout, dlast, tuple(gradients[:4]), tuple(gradients[4:]))
+    return [x for x in gradients if x is not None]
 
 
 wkv_fwd = Op("_wkv_fwd", WkvForward, _forward, _outputs)

@@ -126,22 +126,22 @@ def ssd(
     (torch.Size([1, 20, 4, 8]), torch.Size([1, 4, 8, 16]))
     """
     function = "ssd"
-    given = (x, dt, A, B, C, D, z, dt_bias)
+    inputs = (x, dt, A, B, C, D, z, dt_bias)
     options: dict[str, Any] = {"state": state, "reset": reset}
     cuts: dict[str, Any] = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens}
-    if has_torch_function((*given, *options.values(), *cuts.values())):
+    if has_torch_function((*inputs, *options.values(), *cuts.values())):
         rest = {**options, **cuts, "dt_limit": dt_limit}
-        result: tuple[Tensor, Tensor] = dispatched(ssd, *given, dt_softplus, **rest)
+        result: tuple[Tensor, Tensor] = dispatched(ssd, *inputs, dt_softplus, **rest)
         return result
     if type(x) is not Tensor and is_dtensor(x):
-        whole = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias"), given, strict=True))
+        whole = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias"), inputs, strict=True))
         rest = {"dt_softplus": dt_softplus, "dt_limit": dt_limit, **options, **cuts}
         result = on_shards(ssd, {**whole, **rest}, _AXES, ("BTNP", "BNPS"))
         return result
     check_flag(function, "dt_softplus", dt_softplus)
     names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "state")
     optional = names[5:]
-    every: dict[str, Any] = dict(zip(names, (*given, state), strict=True))
+    every: dict[str, Any] = dict(zip(names, (*inputs, state), strict=True))
     tensors = {name: y for name, y in every.items() if y is not None or name not in optional}
     check_tensors(function, tensors, "x", CPU_AND_CUDA)
     shapes = {name: y.shape for name, y in tensors.items()}

@@ -62,13 +62,13 @@ def _step(call: SelectiveStep) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype)
     if out.numel() == 0:
         return out
-    kept = state if state.stride(-1) == 1 and not state.is_neg() else contiguous(state)
+    memory = state if state.stride(-1) == 1 and not state.is_neg() else contiguous(state)
     A = call.A.to(computed(x.dtype)).resolve_neg()
     A = A if A.stride(-1) in (0, 1) else A.contiguous()
     inputs = (plain(x), plain(call.dt), A, *[plain(y) for y in call[4:9]])
-    _core.ssm.state_update(inputs, kept, rows, call.softplus, out)
-    if kept is not state:
-        state.copy_(kept)
+    _core.ssm.state_update(inputs, memory, rows, call.softplus, out)
+    if memory is not state:
+        state.copy_(memory)
     return out
 
 

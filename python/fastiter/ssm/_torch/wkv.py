@@ -34,11 +34,11 @@ def _steps(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
     outputs = []
     for key, value in zip(k.unbind(1), v.unbind(1), strict=True):
         top = torch.maximum(m, key + bonus)
-        kept, added = torch.exp(m - top), torch.exp(key + bonus - top)
-        outputs.append((kept * p + added * value) / (kept * q + added))
+        former, added = torch.exp(m - top), torch.exp(key + bonus - top)
+        outputs.append((former * p + added * value) / (former * q + added))
         top = torch.maximum(m + w, key)
-        kept, added = torch.exp(m + w - top), torch.exp(key - top)
-        p, q, m = kept * p + added * value, kept * q + added, top
+        former, added = torch.exp(m + w - top), torch.exp(key - top)
+        p, q, m = former * p + added * value, former * q + added, top
     return [torch.stack(outputs, 1) if outputs else torch.zeros_like(v), p, q, m]
 
 

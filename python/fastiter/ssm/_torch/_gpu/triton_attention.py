@@ -30,11 +30,11 @@ def states_of(
     rows, columns = problem.blocks("states")
     split = last is None
     lines = problem.cut.lines(GPU_TILE) if split else problem.cut.sequences
-    given = {"k": problem.k, "v": problem.v, "decay": problem.decay}
-    kept = {"source": source, "states": states, "saved": saved, "last": last}
+    signals = {"k": problem.k, "v": problem.v, "decay": problem.decay}
+    others = {"source": source, "states": states, "saved": saved, "last": last}
     named = zip(("from_line", "saved_line", "to_line"), (source, saved, last), strict=True)
     apart = {name: 0 if x is None else x.stride(0) for name, x in named}
-    arguments = {**given, **kept, **problem.cut.memory(GPU_TILE), **strides(**given), **apart, "SPLIT": split}
+    arguments = {**signals, **others, **problem.cut.memory(GPU_TILE), **strides(**signals), **apart, "SPLIT": split}
     names = "heads per_key K V BK BV C TILE VECTOR LOG STATE PRECISION"
     run("states", problem, lines * problem.v.shape[2] * rows * columns, arguments, names)
 
@@ -43,9 +43,9 @@ def weights_of(problem: Problem) -> Tensor:
     """Return the weights of the values in the outputs within every chunk, (lines, N, C, C)."""
     lines, heads, steps = problem.cut.lines(problem.tile.steps), problem.v.shape[2], problem.tile.steps
     weights = problem.new(lines, heads, steps, steps)
-    given = {"q": problem.q, "k": problem.k, "decay": problem.decay}
-    kept = {"bonus": problem.bonus, "weights": weights, "scale": problem.scale}
-    arguments = {**given, **kept, **problem.cut.memory(steps), **strides(**given)}
+    signals = {"q": problem.q, "k": problem.k, "decay": problem.decay}
+    others = {"bonus": problem.bonus, "weights": weights, "scale": problem.scale}
+    arguments = {**signals, **others, **problem.cut.memory(steps), **strides(**signals)}
     run("weights", problem, lines * heads, arguments, "heads per_key K BK C BEFORE VECTOR LOG STATE PRECISION")
     return weights
 
@@ -53,10 +53,10 @@ def weights_of(problem: Problem) -> Tensor:
 def outputs_of(part: Problem, states: Tensor | None, o: Tensor) -> None:
     """Compute o from the states before all chunks; None means zeros."""
     steps = part.tile.steps
-    given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay}
+    signals = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay}
     weights = weights_of(part) if part.vector else None
-    kept = {"bonus": part.bonus, "states": states, "weights": weights, "o": o, "scale": part.scale}
-    arguments = {**given, **kept, **part.cut.memory(steps), **strides(**given, o=o)}
+    others = {"bonus": part.bonus, "states": states, "weights": weights, "o": o, "scale": part.scale}
+    arguments = {**signals, **others, **part.cut.memory(steps), **strides(**signals, o=o)}
     programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("fwd")[1]
     run("fwd", part, programs, arguments, "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
 
@@ -87,11 +87,11 @@ def _state_gradients(part: Problem, d_o: Tensor | None, dlast: Tensor | None, df
     """Return the gradients of the states after all chunks, without their chunks' own outputs; write the first."""
     heads, steps = part.v.shape[2], part.tile.steps
     dstates = part.new(part.cut.lines(steps), heads, *part.sizes)
-    given = {"q": part.q, "decay": part.decay, "d_o": d_o}
-    kept = {"dlast": dlast, "dstates": dstates, "dfirst": dfirst, "scale": part.scale}
+    signals = {"q": part.q, "decay": part.decay, "d_o": d_o}
+    others = {"dlast": dlast, "dstates": dstates, "dfirst": dfirst, "scale": part.scale}
     apart = {"from_line": 0 if dlast is None else dlast.stride(0), "to_line": 0 if dfirst is None else dfirst.stride(0)}
     rows, columns = part.blocks("bwd_states")
-    arguments = {**given, **kept, **part.cut.memory(steps), **strides(**given), **apart}
+    arguments = {**signals, **others, **part.cut.memory(steps), **strides(**signals), **apart}
     names = "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION"
     run("bwd_states", part, part.cut.sequences * heads * rows * columns, arguments, names)
     return dstates
@@ -100,10 +100,10 @@ def _state_gradients(part: Problem, d_o: Tensor | None, dlast: Tensor | None, df
 def value_gradients(part: Problem, d_o: Tensor | None, dstates: Tensor | None, dv: Tensor) -> None:
     """Compute dv from the gradients of the states after all chunks; None means zeros."""
     steps = part.tile.steps
-    given = {"q": part.q, "k": part.k, "decay": part.decay, "d_o": d_o}
+    signals = {"q": part.q, "k": part.k, "decay": part.decay, "d_o": d_o}
     weights = None if d_o is None or not part.vector else weights_of(part)
-    kept = {"bonus": part.bonus, "dstates": dstates, "weights": weights, "dv": dv, "scale": part.scale}
-    arguments = {**given, **kept, **part.cut.memory(steps), **strides(**given, dv=dv)}
+    others = {"bonus": part.bonus, "dstates": dstates, "weights": weights, "dv": dv, "scale": part.scale}
+    arguments = {**signals, **others, **part.cut.memory(steps), **strides(**signals, dv=dv)}
     programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("bwd_values")[1]
     run("bwd_values", part, programs, arguments, "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
 
@@ -136,39 +136,39 @@ def key_gradients(
 ) -> None:
     """Compute the gradients that are sums over columns, from states before and after all chunks; None means zeros."""
     steps = part.tile.steps
-    given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay, "d_o": d_o}
+    signals = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay, "d_o": d_o}
     shared = to.ddecay is not None and not part.vector
-    found = {"dq": to.dq, "dk": to.dk, "ddecay": to.ddecay[0] if shared and to.ddecay is not None else to.ddecay}
+    gradients = {"dq": to.dq, "dk": to.dk, "ddecay": to.ddecay[0] if shared and to.ddecay is not None else to.ddecay}
     apart = {"ddecay_block": to.ddecay.stride(0) if shared and to.ddecay is not None else 0}
-    kept = {"bonus": part.bonus, "states": states, "dstates": dstates, "dbonus": to.dbonus, "scale": part.scale}
-    arguments = {**given, **kept, **found, **part.cut.memory(steps), **strides(**given, **found), **apart}
+    others = {"bonus": part.bonus, "states": states, "dstates": dstates, "dbonus": to.dbonus, "scale": part.scale}
+    arguments = {**signals, **others, **gradients, **part.cut.memory(steps), **strides(**signals, **gradients), **apart}
     arguments |= {"ddecay": to.ddecay}
     programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("bwd_keys")[0]
     run("bwd_keys", part, programs, arguments, "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
 
 
-def _put(part: Problem, own: slice, found: list[Tensor | None], from_kernel: KeyGradients) -> None:
+def _put(part: Problem, own: slice, gradients: list[Tensor | None], from_kernel: KeyGradients) -> None:
     """Write the requested gradients of some heads, summed over the value heads that share q and k."""
     per_key = part.v.shape[2] // part.q.shape[2]
     shared = slice(own.start // per_key, own.stop // per_key)
-    for to, x in zip(found[:2], from_kernel[:2], strict=True):
+    for to, x in zip(gradients[:2], from_kernel[:2], strict=True):
         if to is not None:
             to[:, :, shared] = x.unflatten(2, (-1, per_key)).sum(3) if per_key > 1 else x
-    if found[3] is not None and from_kernel.ddecay is not None:
-        found[3][:, :, own] = from_kernel.ddecay if part.vector else from_kernel.ddecay.sum(0)
-    if found[4] is not None and from_kernel.dbonus is not None:
-        found[4][0, own] = from_kernel.dbonus.sum(0)
+    if gradients[3] is not None and from_kernel.ddecay is not None:
+        gradients[3][:, :, own] = from_kernel.ddecay if part.vector else from_kernel.ddecay.sum(0)
+    if gradients[4] is not None and from_kernel.dbonus is not None:
+        gradients[4][0, own] = from_kernel.dbonus.sum(0)
 
 
 def backward(call: AttentionBackward) -> list[Tensor]:
     """Implement the backward op on a GPU."""
-    found = empty_gradients(call)
+    gradients = empty_gradients(call)
     problem = problem_of("linear_attention", call)
     d_o = None if call.dout is None else unit_stride(call.dout)
     dlast, saved = contiguous(call.dlast), contiguous(call.states)
-    dv, dfirst = found[2], found[5]
-    if found[4] is not None:
-        found[4] = problem.new(1, *found[4].shape[1:])
+    dv, dfirst = gradients[2], gradients[5]
+    if gradients[4] is not None:
+        gradients[4] = problem.new(1, *gradients[4].shape[1:])
     if dv is not None and call.lengths is not None:
         dv.zero_()
     for own, part in problem.parts(2):
@@ -177,11 +177,11 @@ def backward(call: AttentionBackward) -> list[Tensor]:
         dstates = _state_gradients(part, heads_o, *ends)
         if dv is not None:
             value_gradients(part, heads_o, dstates, dv[:, :, own])
-        if any(found[i] is not None for i in (0, 1, 3, 4)):
-            to = KeyGradients.of(part, found[3] is not None, found[4] is not None)
+        if any(gradients[i] is not None for i in (0, 1, 3, 4)):
+            to = KeyGradients.of(part, gradients[3] is not None, gradients[4] is not None)
             key_gradients(part, heads_o, states_for(part, saved[:, own]), dstates, to)
-            _put(part, own, found, to)
-    return as_arguments(call, found)
+            _put(part, own, gradients, to)
+    return as_arguments(call, gradients)
 
 
 attention_fwd.on_cuda(forward)

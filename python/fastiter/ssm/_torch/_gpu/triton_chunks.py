@@ -162,11 +162,11 @@ def problem_of(function: str, call: Any) -> Problem:
 
 def strides(**signals: Tensor | None) -> dict[str, int]:
     """Return the strides of the axes (row, time, head) as arguments of a kernel, named after the signals."""
-    found: dict[str, int] = {}
+    arguments: dict[str, int] = {}
     for name, x in signals.items():
         axes = (0, 0, 0) if x is None else x.stride()[:3]
-        found |= {f"{name}_{axis}": stride for axis, stride in zip(("row", "time", "head"), axes, strict=True)}
-    return found
+        arguments |= {f"{name}_{axis}": stride for axis, stride in zip(("row", "time", "head"), axes, strict=True)}
+    return arguments
 
 
 def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any], names: str) -> None:
@@ -196,5 +196,5 @@ def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any],
     chosen = {name: every[name] for name in names.split()}
     with launch.on(problem.v):
         family = "" if module == "triton_low_rank" else "attention_"
-        found = getattr(launch.triton_kernels("linear_attention", f"ssm/{module}"), f"{family}{kernel}_kernel")
-        found[(programs,)](**arguments, **chosen, num_warps=tile.warps, enable_fp_fusion=True)
+        function = getattr(launch.triton_kernels("linear_attention", f"ssm/{module}"), f"{family}{kernel}_kernel")
+        function[(programs,)](**arguments, **chosen, num_warps=tile.warps, enable_fp_fusion=True)

@@ -70,7 +70,7 @@ def _work(call: Any) -> _Work:
     return _Work(labels, bounds, lengths, count, batch, channels, time, call.weight.shape[1])
 
 
-def _launch(name: str, x: Tensor, grid: Sequence[int], args: Sequence[Tensor | int | None], **how: Any) -> None:
+def _launch(name: str, x: Tensor, grid: Sequence[int], args: Sequence[Tensor | int | None], **constants: Any) -> None:
     """Launch a kernel with blocks of channels; ``grid`` has rows or sequences, blocks, and segments of time."""
     import triton.language as tl
 
@@ -79,9 +79,9 @@ def _launch(name: str, x: Tensor, grid: Sequence[int], args: Sequence[Tensor | i
         return
     kernel = getattr(launch.triton_kernels("causal_conv1d", "ssm/triton_conv"), f"causal_conv_{name}_kernel")
     if not name.startswith("last"):
-        how["STATE"] = tl.float64 if x.dtype == torch.float64 else tl.float32
+        constants["STATE"] = tl.float64 if x.dtype == torch.float64 else tl.float32
     with launch.on(x):
-        kernel[(programs,)](*args, **how, num_warps=4, enable_fp_fusion=True)
+        kernel[(programs,)](*args, **constants, num_warps=4, enable_fp_fusion=True)
 
 
 def _blocks(channels: int, of: int) -> int:
@@ -103,8 +103,8 @@ def forward(call: ConvForward) -> list[Tensor]:
     blocks, segments = _blocks(work.channels, channels), _blocks(work.time, steps)
     arguments = (x, weight, bias, first, *work.cut, out, *strides_of(x), *strides_of(out))
     sizes = (work.channels, work.time, blocks, segments)
-    how = {"W": work.width, "SILU": call.silu}
-    _launch("fwd", x, (work.rows, blocks, segments), (*arguments, *sizes), **how, BD=channels, BT=steps)
+    constants = {"W": work.width, "SILU": call.silu}
+    _launch("fwd", x, (work.rows, blocks, segments), (*arguments, *sizes), **constants, BD=channels, BT=steps)
     if last and work.width > 1:
         blocks = _blocks(work.channels, _CHANNELS)
         arguments = (x, first, work.bounds, work.lengths, last[0], *strides_of(x), work.channels, work.time, blocks)
@@ -116,12 +116,12 @@ def forward(call: ConvForward) -> list[Tensor]:
 def backward(call: ConvBackward) -> list[Tensor]:
     """Implement the backward op on a GPU."""
     work, x = _work(call), plain(call.x)
-    found = dx, dweight, dbias, dfirst = empty_gradients(call)
+    gradients = dx, dweight, dbias, dfirst = empty_gradients(call)
     dout = call.x.new_zeros(()).expand(call.x.shape) if call.dout is None else plain(call.dout)
     assert x is not None and dout is not None
     first, dlast = (contiguous(y) if work.width > 1 else None for y in (call.state, call.dlast))
     inputs = (x, contiguous(call.weight), contiguous(call.bias), first, *work.cut, dout, dlast)
-    strides, how = (*strides_of(x), *strides_of(dout)), {"W": work.width, "SILU": call.silu}
+    strides, constants = (*strides_of(x), *strides_of(dout)), {"W": work.width, "SILU": call.silu}
     channels, steps = _BACKWARD[x.stride(1) >= x.stride(2)]
     tiles = _SUMMED if work.width <= _UNROLLED else 1
     blocks, segments = _blocks(work.channels, channels), _blocks(work.time, steps * tiles)
@@ -133,7 +133,7 @@ def backward(call: ConvBackward) -> list[Tensor]:
     sizes = (work.channels, work.time, blocks, segments)
     tile = {"TILES": tiles, "BD": channels, "BT": steps}
     if dx is not None or sums is not None:
-        _launch("bwd", x, (work.rows, blocks, segments), (*arguments, *sizes), **how, **tile)
+        _launch("bwd", x, (work.rows, blocks, segments), (*arguments, *sizes), **constants, **tile)
     if sums is not None:
         total = sums.sum(0)
         if dweight is not None:
@@ -144,8 +144,8 @@ def backward(call: ConvBackward) -> list[Tensor]:
         blocks = _blocks(work.channels, _CHANNELS)
         arguments = (*inputs, dfirst, *strides, work.channels, work.time, blocks)
         tile = {"BD": _CHANNELS, "BW": _power_of_two(work.width - 1)}
-        _launch("bwd_first", x, (work.sequences, blocks, 1), arguments, **how, **tile)
-    return [g for g in found if g is not None]
+        _launch("bwd_first", x, (work.sequences, blocks, 1), arguments, **constants, **tile)
+    return [g for g in gradients if g is not None]
 
 
 def update(call: ConvUpdate) -> Tensor:
@@ -158,20 +158,20 @@ def update(call: ConvUpdate) -> Tensor:
         got = f"strides {state.stride()}"
         raise ValueError(f"{function}: conv_state must have one place for each element, got {got}")
     out = x.new_empty(x.shape)
-    kept = plain(state)
+    memory = plain(state)
     weight, bias = plain(call.weight), plain(call.bias)
-    assert kept is not None and weight is not None
+    assert memory is not None and weight is not None
     (batch, channels, steps), blocks = x[..., None].shape[:3], _blocks(x.shape[1], _CHANNELS)
     positions, rows = launch.as_int64(call.cache_seqlens, x), launch.as_int64(call.rows, x)
     strides = (*strides_of(x), 0)[:3]
     weights = (*strides_of(weight), 0 if bias is None else strides_of(bias)[0])
-    arguments = (x, kept, weight, bias, positions, rows, out, *strides, *strides_of(kept), *weights)
-    sizes = (channels, steps, kept.shape[2], kept.shape[0], blocks)
-    tile = {"W": weight.shape[1], "SILU": call.silu, "BD": _CHANNELS, "BN": _power_of_two(kept.shape[2])}
+    arguments = (x, memory, weight, bias, positions, rows, out, *strides, *strides_of(memory), *weights)
+    sizes = (channels, steps, memory.shape[2], memory.shape[0], blocks)
+    tile = {"W": weight.shape[1], "SILU": call.silu, "BD": _CHANNELS, "BN": _power_of_two(memory.shape[2])}
     if steps:
         _launch("update", x, (batch, blocks, 1), (*arguments, *sizes), **tile)
-    if kept is not state:
-        state.copy_(kept)
+    if memory is not state:
+        state.copy_(memory)
     return out
 
 

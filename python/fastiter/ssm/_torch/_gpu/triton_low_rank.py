@@ -83,11 +83,11 @@ def _forward_part(pairs: _Pairs, o: Tensor, w: Tensor, last: Tensor, saved: Tens
     first = pairs.q_k
     inverse, products = _solve(pairs, weights_of(pairs.a_k), False)
     states = _new_states(first)
-    given = {"k": first.k, "v": first.v, "decay": first.decay, "a": pairs.a_k.q, "b": pairs.q_b.k, "w": w}
-    kept = {"inverse": inverse, "products": products, "state": last, "states": states, "saved": saved}
+    signals = {"k": first.k, "v": first.v, "decay": first.decay, "a": pairs.a_k.q, "b": pairs.q_b.k, "w": w}
+    others = {"inverse": inverse, "products": products, "state": last, "states": states, "saved": saved}
     apart = {"state_line": last.stride(0), "saved_line": 0 if saved is None else saved.stride(0)}
     programs = first.cut.sequences * first.v.shape[2] * first.blocks("low_rank_fwd")[1]
-    arguments = {**given, **kept, **_memory(first), **strides(**given), **apart}
+    arguments = {**signals, **others, **_memory(first), **strides(**signals), **apart}
     run("low_rank_fwd", first, programs, arguments, f"TILE {_CONSTANTS}")
     both = first.new(2, *o.shape)
     if first.cut.lengths is not None:
@@ -99,9 +99,9 @@ def _forward_part(pairs: _Pairs, o: Tensor, w: Tensor, last: Tensor, saved: Tens
 
 def forward(call: LowRankForward) -> list[Tensor]:
     """Implement the forward op on a GPU."""
-    o, last, *kept = outputs = forward_outputs(call, GPU_TILE)
+    o, last, *others = outputs = forward_outputs(call, GPU_TILE)
     pairs = _pairs_of(call)
-    w, saved = kept or (pairs.q_k.new(*call.v.shape), None)
+    w, saved = others or (pairs.q_k.new(*call.v.shape), None)
     if call.lengths is not None:
         w.zero_()
     if call.state is None:
@@ -119,9 +119,9 @@ def _w_gradients(pairs: _Pairs, d_o: Tensor | None, dw: Tensor, dstate: Tensor) 
     first = pairs.q_k
     inverse, products = _solve(pairs, weights_of(pairs.q_b), True)
     dstates = _new_states(first)
-    given = {"q": first.q, "decay": first.decay, "a": pairs.a_k.q, "b": pairs.q_b.k, "d_o": d_o, "dw": dw}
-    kept = {"inverse": inverse, "products": products, "dstate": dstate, "dstates": dstates, "scale": first.scale}
-    arguments = {**given, **kept, **_memory(first), **strides(**given), "state_line": dstate.stride(0)}
+    signals = {"q": first.q, "decay": first.decay, "a": pairs.a_k.q, "b": pairs.q_b.k, "d_o": d_o, "dw": dw}
+    others = {"inverse": inverse, "products": products, "dstate": dstate, "dstates": dstates, "scale": first.scale}
+    arguments = {**signals, **others, **_memory(first), **strides(**signals), "state_line": dstate.stride(0)}
     programs = first.cut.sequences * first.v.shape[2] * first.blocks("low_rank_bwd")[1]
     run("low_rank_bwd", first, programs, arguments, _CONSTANTS)
     return dstates
@@ -142,15 +142,15 @@ def _backward_part(
     value_gradients(pairs.a_k, dw, None, both[1])
     states = states_for(first, saved).add_(states_for(pairs.q_b, None))
     ends = ((states, dstates), (None, dstates), (states, None), (None, None))
-    found = []
+    gradients = []
     for problem, outputs, (before, after) in zip(pairs, (d_o, d_o, dw, dw), ends, strict=True):
         to = KeyGradients.of(problem, needs_decay, False)
         key_gradients(problem, outputs, before, after, to)
-        found.append(to)
-    q_k, q_b, a_k, a_b = found
+        gradients.append(to)
+    q_k, q_b, a_k, a_b = gradients
     dq, dk = q_k.dq.add_(q_b.dq), q_k.dk.add_(a_k.dk)
     da, db = a_k.dq.add_(a_b.dq), q_b.dk.add_(a_b.dk)
-    decays = [x.ddecay for x in found if x.ddecay is not None]
+    decays = [x.ddecay for x in gradients if x.ddecay is not None]
     ddecay = sum(decays[1:], decays[0]) if decays else None
     if ddecay is not None and not first.vector:
         ddecay = ddecay.sum(0)
@@ -159,12 +159,12 @@ def _backward_part(
 
 def backward(call: LowRankBackward) -> list[Tensor]:
     """Implement the backward op on a GPU."""
-    found = empty_gradients(call)
+    gradients = empty_gradients(call)
     pairs = _pairs_of(call)
     per_key = call.v.shape[2] // call.q.shape[2]
     d_o = None if call.dout is None else unit_stride(call.dout)
     w, saved, dlast = contiguous(call.w), contiguous(call.states), contiguous(call.dlast)
-    dstate = pairs.q_k.new(pairs.q_k.cut.sequences, *saved.shape[1:]) if found[7] is None else found[7]
+    dstate = pairs.q_k.new(pairs.q_k.cut.sequences, *saved.shape[1:]) if gradients[7] is None else gradients[7]
     if dlast is None:
         dstate.zero_()
     else:
@@ -172,17 +172,17 @@ def backward(call: LowRankBackward) -> list[Tensor]:
     for own, _ in pairs.q_k.parts(3):
         heads_o = None if d_o is None else d_o[:, :, own]
         of_w = w[:, :, own]
-        parts = _backward_part(pairs.of(own), of_w, saved[:, own], heads_o, dstate[:, own], found[3] is not None)
+        parts = _backward_part(pairs.of(own), of_w, saved[:, own], heads_o, dstate[:, own], gradients[3] is not None)
         shared = slice(own.start // per_key, own.stop // per_key)
         for place, x in enumerate(parts):
-            to = found[place]
+            to = gradients[place]
             if to is None or x is None:
                 continue
             if place < 2:
                 to[:, :, shared] = x.unflatten(2, (-1, per_key)).sum(3) if per_key > 1 else x
             else:
                 to[:, :, own] = x
-    return as_arguments(call, found)
+    return as_arguments(call, gradients)
 
 
 low_rank_fwd.on_cuda(forward)

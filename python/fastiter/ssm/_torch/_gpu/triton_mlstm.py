@@ -52,11 +52,19 @@ def _run(kernel: str, call: Any, cut: Cut, state: torch.dtype, arguments: dict[s
     i, f = plain(call.i), plain(call.f)
     flags = {"reset": cut.reset, "lengths": cut.lengths, "starts": cut.starts, "reset_row": cut.reset_row}
     sizes = {"sequences": cut.sequences, "time": cut.time, "heads": heads}
-    how = {"STATE": tl.float64 if state == torch.float64 else tl.float32, "UNROLL": _UNROLL, "LANES": _LANES}
+    constants = {"STATE": tl.float64 if state == torch.float64 else tl.float32, "UNROLL": _UNROLL, "LANES": _LANES}
     with launch.on(call.v):
-        found = getattr(launch.triton_kernels("mlstm", "ssm/triton_mlstm"), f"mlstm_gates_{kernel}_kernel")
-        found[(programs,)](
-            i=i, f=f, **arguments, **flags, **strides(i=i, f=f), **sizes, **how, num_warps=1, enable_fp_fusion=True
+        launcher = getattr(launch.triton_kernels("mlstm", "ssm/triton_mlstm"), f"mlstm_gates_{kernel}_kernel")
+        launcher[(programs,)](
+            i=i,
+            f=f,
+            **arguments,
+            **flags,
+            **strides(i=i, f=f),
+            **sizes,
+            **constants,
+            num_warps=1,
+            enable_fp_fusion=True,
         )
 
 
@@ -93,9 +101,9 @@ def _attend(call: Any, gates: _Gates, values: Tensor, first: Tensor | None, save
 
 def _divisor(product: Tensor, m: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return max(|q n|, e^-m) + eps, and the derivative of the maximum with respect to q n."""
-    least = torch.exp(-m)
+    smallest = torch.exp(-m)
     size = product.abs()
-    return torch.maximum(size, least) + eps, torch.where(size > least, product.sign(), 0.0)
+    return torch.maximum(size, smallest) + eps, torch.where(size > smallest, product.sign(), 0.0)
 
 
 def forward(call: MlstmForward) -> list[Tensor]:
@@ -146,8 +154,8 @@ def _through_attention(call: MlstmBackward, gates: _Gates, values: Tensor, d_o: 
 
 def backward(call: MlstmBackward) -> list[Tensor]:
     """Implement the backward op on a GPU."""
-    found = empty_gradients(call)
-    dm = found[7]
+    gradients = empty_gradients(call)
+    dm = gradients[7]
     assert dm is not None  # for the type checker
     cut = cut_of("mlstm", call)
     gates = _gates(call, cut, torch.empty_like(dm))
@@ -159,18 +167,18 @@ def backward(call: MlstmBackward) -> list[Tensor]:
     dm.zero_().sub_(along_m(call.last_C, call.dlast_C)).sub_(along_m(call.last_n, call.dlast_n))
     if call.dlast_m is not None:
         dm += call.dlast_m
-    kept = {"m": gates.m, "first": contiguous(call.m), "dm": dm}
+    others = {"m": gates.m, "first": contiguous(call.m), "dm": dm}
     d_enter = (weighted[..., :-1] * call.v).sum(3) + weighted[..., -1]
     to = {"di": torch.zeros_like(gates.m), "df": torch.zeros_like(gates.m), "d_enter": d_enter}
     to |= {"d_decay": d_decay * gates.decay, "d_divisor": output.d_divisor}
-    _run("bwd", call, cut, dm.dtype, {**kept, **to, "eps": call.eps})
+    _run("bwd", call, cut, dm.dtype, {**others, **to, "eps": call.eps})
     for place, x in enumerate((q, k, weighted[..., :-1], to["di"], to["df"], d_first[..., :-1], d_first[..., -1])):
-        own = found[place]
+        own = gradients[place]
         if own is not None:
             own.copy_(x)
     for state, gradient in ((call.C, d_first[..., :-1]), (call.n, d_first[..., -1])):
         dm += 0.0 if state is None else along_m(state, gradient)
-    return as_arguments(call, found)
+    return as_arguments(call, gradients)
 
 
 mlstm_fwd.on_cuda(forward)

@@ -148,8 +148,8 @@ def _blocks(work: _Work, channels: int) -> int:
     return -(-(work.channels // work.groups) // channels)
 
 
-def _channels(work: _Work, most: int) -> int:
-    return min(most, 1 << max(0, work.channels // work.groups - 1).bit_length())
+def _channels(work: _Work, maximum: int) -> int:
+    return min(maximum, 1 << max(0, work.channels // work.groups - 1).bit_length())
 
 
 def forward(call: SelectiveForward) -> list[Tensor]:
@@ -173,19 +173,19 @@ def forward(call: SelectiveForward) -> list[Tensor]:
 
 def _empty_sums(work: _Work, call: SelectiveBackward, blocks: int) -> dict[int, Tensor]:
     """Allocate partial sums, by the index of the argument whose gradient is their sum."""
-    found: dict[int, Tensor] = {}
+    gradients: dict[int, Tensor] = {}
     dtype, fill = computed(call.u.dtype), call.lengths is not None
     weights = {2: call.A, 3: call.B, 4: call.C, 5: call.D, 7: call.delta_bias}
     for i, x in weights.items():
         if not call.requested >> i & 1 or x is None:
             continue
         if x.dim() == 4:
-            found[i] = x.new_empty((blocks, *x.shape), dtype=dtype)
+            gradients[i] = x.new_empty((blocks, *x.shape), dtype=dtype)
         else:
-            found[i] = x.new_empty((work.sequences, *x.shape), dtype=dtype)
+            gradients[i] = x.new_empty((work.sequences, *x.shape), dtype=dtype)
         if fill or x.dim() == 2:
-            found[i].zero_()
-    return found
+            gradients[i].zero_()
+    return gradients
 
 
 def backward(call: SelectiveBackward) -> list[Tensor]:
@@ -203,8 +203,8 @@ def backward(call: SelectiveBackward) -> list[Tensor]:
         carry.copy_(call.dlast)
     dout = call.u.new_zeros(()).expand(call.u.shape) if call.dout is None else call.dout
     signals = (*map(_signal, (call.u, call.delta, call.z, dout)), du, ddelta, dz)
-    most = _CHANNELS_ALIGNED if _aligned(work, signals) else _CHANNELS
-    channels = _channels(work, _CHANNELS_FLOAT64 if call.u.dtype == torch.float64 else most)
+    maximum = _CHANNELS_ALIGNED if _aligned(work, signals) else _CHANNELS
+    channels = _channels(work, _CHANNELS_FLOAT64 if call.u.dtype == torch.float64 else maximum)
     sums = _empty_sums(work, call, _blocks(work, channels))
     A, D, bias, states = (contiguous(x) for x in (call.A, call.D, call.delta_bias, call.states))
     B, C = (_projection(x, _BACKWARD) for x in (call.B, call.C))
@@ -237,12 +237,12 @@ def step(call: SelectiveStep) -> Tensor:
     if overlaps_itself(state.shape, state.stride(), 1):
         got = f"strides {state.stride()}"
         raise ValueError(f"selective_state_update: state must have one place for each element, got {got}")
-    out, kept = call.x.new_empty(call.x.shape), plain(state)
-    assert kept is not None
+    out, others = call.x.new_empty(call.x.shape), plain(state)
+    assert others is not None
     if out.numel():
-        _launch_step(call._replace(state=kept, rows=launch.as_int64(rows, call.x)), out)
-    if kept is not state:
-        state.copy_(kept)
+        _launch_step(call._replace(state=others, rows=launch.as_int64(rows, call.x)), out)
+    if others is not state:
+        state.copy_(others)
     return out
 
 

@@ -77,10 +77,10 @@ def causal_conv1d_fn(
         "state": initial_states,
         "return_last_state": return_final_states,
     }
-    found = causal_conv.causal_conv1d(x, weight, bias, **options, activation=activation)
-    if isinstance(found, Tensor) or final_states_out is None:
-        return found
-    out, last = found
+    result = causal_conv.causal_conv1d(x, weight, bias, **options, activation=activation)
+    if isinstance(result, Tensor) or final_states_out is None:
+        return result
+    out, last = result
     if not isinstance(final_states_out, Tensor) or final_states_out.shape != last.shape:
         got = tuple(final_states_out.shape) if isinstance(final_states_out, Tensor) else type(final_states_out).__name__
         raise ValueError(f"causal_conv1d_fn: final_states_out must have shape {tuple(last.shape)}, got {got}")
@@ -141,8 +141,8 @@ def causal_conv1d_update(
     [0.5, 1.5, 2.5]
     """
     with torch.no_grad():
-        given = (x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
-        return causal_conv.causal_conv1d_update(*given)
+        tensors = (x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+        return causal_conv.causal_conv1d_update(*tensors)
 
 
 causal_conv1d_varlen_states = causal_conv.causal_conv1d_varlen_states

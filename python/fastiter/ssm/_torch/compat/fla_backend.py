@@ -121,21 +121,21 @@ def _verify(name: str, function: Function, *arguments: Any, **options: Any) -> t
     for x in (*arguments, *options.values()):
         if isinstance(x, Tensor) and x.device.type != "cpu":
             return False, f"{name}: tensors must be on the CPU, got device {x.device}"
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    rest = given.pop("rest", {})
+    named = inspect.signature(function).bind(*arguments, **options).arguments
+    rest = named.pop("rest", {})
     if name == "fused_recurrent_kda_fwd":
-        if given.get("inplace_final_state", True):
+        if named.get("inplace_final_state", True):
             return False, f"{name}: inplace_final_state must be False, got True"
         inspect.signature(fla_low_rank.fused_recurrent_kda).bind_partial(**rest)
         rest = {n: x for n, x in rest.items() if n in ("out", "ssm_state_indices", "num_accepted_tokens")}
     elif name in _MODULES:
         is_conv = name.startswith("causal_conv1d")
-        if is_conv and "weight" in inspect.signature(function).parameters and given.get("weight") is None:
+        if is_conv and "weight" in inspect.signature(function).parameters and named.get("weight") is None:
             return False, f"{name}: weight must be a tensor, got None"
-        if not is_conv and given.get("activation", "swish") not in fla_norms.ACTIVATIONS:
-            return False, f"{name}: activation must be one of {fla_norms.ACTIVATIONS}, got {given['activation']!r}"
+        if not is_conv and named.get("activation", "swish") not in fla_norms.ACTIVATIONS:
+            return False, f"{name}: activation must be one of {fla_norms.ACTIVATIONS}, got {named['activation']!r}"
         fla_modules.check_options(name, rest)
         return True, None
-    whole = {n: given[n] for n in ("return_intermediate_states",) if n in given}
+    whole = {n: named[n] for n in ("return_intermediate_states",) if n in named}
     check_rest(name, {**rest, **whole})
     return True, None

@@ -32,8 +32,8 @@ class _Gates(NamedTuple):
     def beta(self, beta: Tensor) -> Tensor:
         if not self.beta_sigmoid:
             return beta
-        found = sigmoid(beta.to(computed(beta.dtype)))
-        return 2 * found if self.allow_neg_eigval else found
+        result = sigmoid(beta.to(computed(beta.dtype)))
+        return 2 * result if self.allow_neg_eigval else result
 
     def log_decay(self, function: str, g: Tensor | None) -> Tensor | None:
         if g is None or not self.use_gate:

@@ -70,8 +70,8 @@ def _kda(
     dtype = v.dtype
     if gates.normalize:
         q, k = l2norm(q), l2norm(k)
-    given = DeltaTensors(q, k, v, gates.log_decay(), gates.strength(), state.first())
-    o, last = key_decay_delta_rule(state.function, given, factor, state.cu_seqlens)
+    tensors = DeltaTensors(q, k, v, gates.log_decay(), gates.strength(), state.first())
+    o, last = key_decay_delta_rule(state.function, tensors, factor, state.cu_seqlens)
     return o.to(dtype), state.last(last)
 
 

@@ -66,15 +66,15 @@ def causal_conv1d_bwd(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight, bias, residual and the initial state; see fla's function."""
     check_options("causal_conv1d_bwd", rest)
-    given = {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state}
-    leaves: dict[str, Any] = {name: y.detach().requires_grad_() for name, y in given.items() if y is not None}
+    arguments = {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state}
+    leaves: dict[str, Any] = {name: y.detach().requires_grad_() for name, y in arguments.items() if y is not None}
     with torch.enable_grad():
         options: dict[str, Any] = {"activation": activation, "cu_seqlens": cu_seqlens}
         y, last = causal_conv1d_fwd(**leaves, output_final_state=dht is not None, **options)
     pairs = [(y, dy.reshape(y.shape))] if last is None or dht is None else [(y, dy.reshape(y.shape)), (last, dht)]
     outputs, gradients = zip(*pairs, strict=True)
-    found = dict(zip(leaves, torch.autograd.grad(outputs, list(leaves.values()), gradients), strict=True))
-    dx, dweight, dbias, dfirst = (found.get(name) for name in given)
+    result = dict(zip(leaves, torch.autograd.grad(outputs, list(leaves.values()), gradients), strict=True))
+    dx, dweight, dbias, dfirst = (result.get(name) for name in arguments)
     return dx, dweight, dbias, None if residual is None else dy, dfirst
 
 
@@ -91,13 +91,13 @@ def causal_conv1d_update_states(
     before = steps - bounds[:-1, None]
     inside = (before >= 0)[..., None]
     rows = x if time else x.new_zeros(batch, 1, channels)
-    found = rows[:, steps.clamp(min=0)] * inside  # (B, sequences, state_len, D)
-    found = found.flatten(0, 1)
+    result = rows[:, steps.clamp(min=0)] * inside  # (B, sequences, state_len, D)
+    result = result.flatten(0, 1)
     if initial_state is not None:
         columns = (before + state_len).clamp(0, state_len - 1).repeat(batch, 1)
-        kept = initial_state.gather(2, columns[:, None].expand_as(initial_state)).transpose(1, 2)
-        found = torch.where(inside.repeat(batch, 1, 1), found, kept.to(found.dtype))
-    return found.transpose(1, 2).contiguous()
+        rest = initial_state.gather(2, columns[:, None].expand_as(initial_state)).transpose(1, 2)
+        result = torch.where(inside.repeat(batch, 1, 1), result, rest.to(result.dtype))
+    return result.transpose(1, 2).contiguous()
 
 
 def causal_conv1d_update(

@@ -124,9 +124,9 @@ def layer_norm_bwd(
     num_groups: int = 1,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight, bias and the residual, and the output if requested; see fla's function."""
-    given = _Gradients(dy, dres, has_residual, x_dtype, recompute_output)
+    tensors = _Gradients(dy, dres, has_residual, x_dtype, recompute_output)
     rows = _rows(x, mean, rstd)
-    dx, _, *rest = _backward(given, x, rows, rstd, _Norm(weight, bias, num_groups), None, is_rms_norm)
+    dx, _, *rest = _backward(tensors, x, rows, rstd, _Norm(weight, bias, num_groups), None, is_rms_norm)
     return (dx, *rest)
 
 
@@ -147,9 +147,9 @@ def layer_norm_gated_bwd(
     recompute_output: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, g, weight, bias and the residual, and the output if requested; see fla's function."""
-    given = _Gradients(dy, dresidual, has_residual, x_dtype, recompute_output)
+    tensors = _Gradients(dy, dresidual, has_residual, x_dtype, recompute_output)
     rows = _rows(x, mean, rstd)
-    return _backward(given, x, rows, rstd, _Norm(weight, bias, activation=activation), g, is_rms_norm)
+    return _backward(tensors, x, rows, rstd, _Norm(weight, bias, activation=activation), g, is_rms_norm)
 
 
 def _rows(x: Tensor, mean: Tensor | None, factor: Any) -> Tensor:
@@ -159,22 +159,22 @@ def _rows(x: Tensor, mean: Tensor | None, factor: Any) -> Tensor:
 
 
 def _backward(
-    given: _Gradients, x: Tensor, rows: Tensor, factor: Any, norm: _Norm, g: Tensor | None, is_rms_norm: bool
+    tensors: _Gradients, x: Tensor, rows: Tensor, factor: Any, norm: _Norm, g: Tensor | None, is_rms_norm: bool
 ) -> tuple[Tensor | None, ...]:
     """With h the normalised rows and d their gradient, dx = (d - h mean(h d) - mean(d)) factor."""
-    d = given.dy.to(rows.dtype)
-    dtype = given.x_dtype or x.dtype
+    d = tensors.dy.to(rows.dtype)
+    dtype = tensors.x_dtype or x.dtype
     y, dg = norm.scaled(rows), None
     if g is not None:
         wide = g.to(rows.dtype)
         gate, slope = (f(wide, wide.sigmoid()) for f in _GATES[norm.activation])
-        dg = (d * y * slope).to(given.x_dtype or g.dtype)
+        dg = (d * y * slope).to(tensors.x_dtype or g.dtype)
         y, d = y * gate, d * gate
     dweight, dbias = norm.summed(d * rows, norm.weight), norm.summed(d, norm.bias)
     d = norm.scaled(d, biased=False)
     dx = d - rows * (rows * d).mean(1, keepdim=True)
     dx = (dx if is_rms_norm else dx - d.mean(1, keepdim=True)) * factor[:, None]
-    if given.dresidual is not None:
-        dx = dx + given.dresidual.to(dx.dtype)
-    found = (dx.to(dtype), dg, dweight, dbias, dx.to(x.dtype) if given.has_residual else None)
-    return (*found, y.to(given.dy.dtype)) if given.recompute_output else found
+    if tensors.dresidual is not None:
+        dx = dx + tensors.dresidual.to(dx.dtype)
+    result = (dx.to(dtype), dg, dweight, dbias, dx.to(x.dtype) if tensors.has_residual else None)
+    return (*result, y.to(tensors.dy.dtype)) if tensors.recompute_output else result

@@ -34,11 +34,11 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         package, _, path = module.__name__.partition(".")
-        found = PACKAGES[package]
-        vars(module).update(found.modules.get(path, {}))
+        stand_ins = PACKAGES[package]
+        vars(module).update(stand_ins.modules.get(path, {}))
         module.__doc__ = f"fastiter's functions under the name {module.__name__}."
         if not path:
-            vars(module)["__version__"] = f"{found.version}+fastiter"
+            vars(module)["__version__"] = f"{stand_ins.version}+fastiter"
 
 
 def install(*names: str, force: bool = False) -> tuple[str, ...]:
@@ -126,11 +126,11 @@ def uninstall(*names: str) -> tuple[str, ...]:
     ('causal_conv1d',)
     """
     _check_names("uninstall", names)
-    found = tuple(name for name in names or tuple(_hidden) if name in _hidden)
-    for name in found:
+    result = tuple(name for name in names or tuple(_hidden) if name in _hidden)
+    for name in result:
         _taken(name)
         sys.modules.update(_hidden.pop(name))
-    return found
+    return result
 
 
 def _check_names(function: str, names: tuple[Any, ...]) -> None:

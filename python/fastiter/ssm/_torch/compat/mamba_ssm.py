@@ -178,8 +178,8 @@ def selective_state_update(
     [1.0, 2.0, 3.0]
     """
     with torch.no_grad():
-        given = (state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
-        return functional.selective_state_update(*given)
+        tensors = (state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
+        return functional.selective_state_update(*tensors)
 
 
 @names_errors
@@ -252,12 +252,12 @@ def mamba_chunk_scan_combined(
         check_ssd_state(function, initial_states.shape, batch, shapes, "initial_states")
     labels = checked_labels(function, seq_idx, x)
     bounds = _bounds(function, cu_seqlens, initial_states, x) if return_varlen_states else None
-    given = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    arguments = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     starts = None if labels is None else resets(labels)
-    out, last = ssd(*given, dt_limit=dt_limit, state=initial_states, reset=starts)
+    out, last = ssd(*arguments, dt_limit=dt_limit, state=initial_states, reset=starts)
     states = [last] if return_final_states else []
     if bounds is not None:
-        states.append(ssd(*given, dt_limit=dt_limit, cu_seqlens=bounds)[1])
+        states.append(ssd(*arguments, dt_limit=dt_limit, cu_seqlens=bounds)[1])
     return (out, *states) if states else out
 
 

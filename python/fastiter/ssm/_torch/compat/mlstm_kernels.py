@@ -254,9 +254,9 @@ def mlstm_recurrent_step(
     2.0
     """
     _check("mlstm_recurrent_step", rest, (q, k, v, i, f), eps, "B, H")
-    given = (q[:, None], k[:, None], v[:, None], i.transpose(1, 2), f.transpose(1, 2))
+    inputs = (q[:, None], k[:, None], v[:, None], i.transpose(1, 2), f.transpose(1, 2))
     initial = _state("mlstm_recurrent_step", q, v, {"c": c, "n": n, "m": m})
-    h, (C, N, M) = mlstm(*given, state=initial, eps=eps)
+    h, (C, N, M) = mlstm(*inputs, state=initial, eps=eps)
     return h[:, 0], (C.to(dtype_state), N.to(dtype_state), M[..., None].to(dtype_state))
 
 
@@ -304,14 +304,14 @@ def _state(function: str, q: Tensor, v: Tensor, parts: dict[str, Tensor | None])
     if function != "mlstm_recurrent_step" and all(x is None for x in parts.values()):
         return None
     heads, keys, values = q.shape[:2], q.shape[-1], v.shape[-1]
-    found = []
+    states = []
     for (name, x), shape in zip(parts.items(), ((*heads, keys, values), (*heads, keys), (*heads, 1)), strict=True):
         if x is None:
             expected = "a tensor if another part of the state is given"
             raise ValueError(f"{function}: {name} must be {expected}, got None")
         check_part(function, name, x, tuple(shape), q)
-        found.append(x)
-    c, n, m = found
+        states.append(x)
+    c, n, m = states
     return c, n, m[..., 0]
 
 
@@ -326,8 +326,8 @@ def _run(
     eps: float,
     normalizer_gradient: bool,
 ) -> Tensor | tuple[Tensor, States]:
-    given = [x.transpose(1, 2) for x in (q, k, v, i, f)]
-    h, last = mlstm(*given, state=initial, eps=eps, normalizer_gradient=normalizer_gradient)
+    inputs = [x.transpose(1, 2) for x in (q, k, v, i, f)]
+    h, last = mlstm(*inputs, state=initial, eps=eps, normalizer_gradient=normalizer_gradient)
     h = h.transpose(1, 2)
     return (h, (last[0], last[1], last[2][..., None])) if return_last_states else h
 
