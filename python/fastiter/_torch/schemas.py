@@ -33,7 +33,7 @@ SCHEMAS = {
         "_fixedpoint_prox": "(Tensor y, int kind, float parameter, int axis) -> Tensor",
         "_hopfield_adjoint": "(Tensor value, Tensor stored, Tensor beta, Tensor? bias, Tensor dvalue, float rtol, bool throw) -> Tensor[]",
         "_hopfield_bwd": "(Tensor stored, Tensor beta, Tensor? bias, Tensor steps, Tensor states, Tensor largest, Tensor inverse, Tensor dvalue) -> Tensor[]",
-        "_hopfield_fwd": "(Tensor state, Tensor stored, Tensor beta, Tensor? bias, bool stops, float rtol, float atol, int most, bool save, str report) -> Tensor[]",
+        "_hopfield_fwd": "(Tensor state, Tensor stored, Tensor beta, Tensor? bias, bool stops, float rtol, float atol, int max_steps, bool save, str report) -> Tensor[]",
         "_sinkhorn": "(Tensor cost, Tensor log_a, Tensor log_b, Tensor start, float epsilon, Tensor tolerance, int max_steps) -> Tensor[]",
     },
     "..torch.mdp": {

@@ -201,9 +201,9 @@ def run(
     check_choice(function, "method", method, tuple(METHODS))
     check_flag(function, "batched", batched)
     check_flag(function, "compact", compact)
-    for name, given in (("f", f), ("jvp", jvp)):
-        if not callable(given) and (name == "f" or given is not None):
-            raise TypeError(f"{function}: {name} must be callable, got {type_name(given)}")
+    for name, argument in (("f", f), ("jvp", jvp)):
+        if not callable(argument) and (name == "f" or argument is not None):
+            raise TypeError(f"{function}: {name} must be callable, got {type_name(argument)}")
     if jvp is not None and method != "newton_krylov":
         raise ValueError(f"{function}: jvp must be None for method {method!r}, got a function")
     if not isinstance(args, tuple):

@@ -235,16 +235,16 @@ def _beta(function: str, beta: Any, dtype: Any, lead: tuple[int, ...]) -> Array:
     """Return the inverse temperatures in ``dtype``, in a shape that broadcasts to the leading axes."""
     if not isinstance(beta, (np.ndarray, list, tuple)):
         return np.asarray(positive(function, "beta", beta, zero=False), dtype)
-    found = as_array(function, "beta", beta, dtype)
-    check_array(function, "beta", found)
-    if found.dtype != dtype:
-        raise TypeError(f"{function}: beta must have dtype {dtype} like state, got {found.dtype}")
-    check_spread(function, "beta", found.shape, lead, "the leading axes")
-    if not bool(np.all((found > 0) & np.isfinite(found))):
+    array = as_array(function, "beta", beta, dtype)
+    check_array(function, "beta", array)
+    if array.dtype != dtype:
+        raise TypeError(f"{function}: beta must have dtype {dtype} like state, got {array.dtype}")
+    check_spread(function, "beta", array.shape, lead, "the leading axes")
+    if not bool(np.all((array > 0) & np.isfinite(array))):
         raise ValueError(
-            f"{function}: beta must be finite and above 0, got {found[~((found > 0) & (found < np.inf))][0]}"
+            f"{function}: beta must be finite and above 0, got {array[~((array > 0) & (array < np.inf))][0]}"
         )
-    result: Array = found
+    result: Array = array
     return result
 
 
@@ -253,12 +253,12 @@ def _bias(function: str, mask: Any, dtype: Any, whole: tuple[int, ...]) -> Array
     if mask is None:
         return None
     refuse_mask(function, "mask", mask)
-    found = np.asarray(mask) if isinstance(mask, (list, tuple)) else mask
-    if not isinstance(found, np.ndarray) or found.dtype not in (np.bool_, dtype):
-        got = f"dtype {found.dtype}" if isinstance(found, np.ndarray) else type(mask).__name__
+    array = np.asarray(mask) if isinstance(mask, (list, tuple)) else mask
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.bool_, dtype):
+        got = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else type(mask).__name__
         raise TypeError(f"{function}: mask must be an array of bool or {dtype}, got {got}")
-    check_spread(function, "mask", found.shape, whole, "(..., L, S)")
-    bias = np.where(found, dtype.type(0), dtype.type(-np.inf)) if found.dtype == np.bool_ else found
+    check_spread(function, "mask", array.shape, whole, "(..., L, S)")
+    bias = np.where(array, dtype.type(0), dtype.type(-np.inf)) if array.dtype == np.bool_ else array
     return (
         np.broadcast_to(bias, (*bias.shape[:-2], *whole[-2:])) if bias.ndim >= 2 else np.broadcast_to(bias, whole[-2:])
     )

@@ -253,9 +253,9 @@ class Run:
         bits, rows, problem = self.space.bits, len(self.slots), self.problem
         judging = (bits, (rows, self.n), self.slots, self.best_x, self.state, self.judgement, self.judging, self.norm)
         first = problem.layout.unpack(self.space.protected(x))
-        most = self.limits.max_steps - steps
+        limit = self.limits.max_steps - steps
         x, value, flagged, taken = _core.fixedpoint.anderson_loop(
-            problem.f, first, problem.taken, most, judging, self.loop, self.history
+            problem.f, first, problem.taken, limit, judging, self.loop, self.history
         )
         self.calls += taken + 1
         if taken:

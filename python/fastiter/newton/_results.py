@@ -100,7 +100,7 @@ class Function(Protocol):
         self,
         wx: Array,
         a: Array,
-        *given: Any,
+        *inputs: Any,
         state: Any = ...,
         return_info: Literal[False] = ...,
         **options: Unpack[Options],
@@ -108,12 +108,18 @@ class Function(Protocol):
 
     @overload
     def __call__(
-        self, wx: Array, a: Array, *given: Any, state: Any = ..., return_info: Literal[True], **options: Unpack[Options]
+        self,
+        wx: Array,
+        a: Array,
+        *inputs: Any,
+        state: Any = ...,
+        return_info: Literal[True],
+        **options: Unpack[Options],
     ) -> ParaResultInfo: ...
 
     @overload
     def __call__(
-        self, wx: Array, a: Array, *given: Any, state: Any = ..., return_info: bool, **options: Unpack[Options]
+        self, wx: Array, a: Array, *inputs: Any, state: Any = ..., return_info: bool, **options: Unpack[Options]
     ) -> ParaResult | ParaResultInfo: ...
 
 

@@ -34,8 +34,8 @@ class Segments(NamedTuple):
         """Return (2, sequences), the maximum of the passes and the sum of the fallbacks over the segments of each."""
         if not len(self.firsts):
             return passes
-        most, fallbacks = np.maximum.reduceat(passes[0], self.firsts), np.add.reduceat(passes[1], self.firsts)
-        return np.stack([most, fallbacks])
+        largest, fallbacks = np.maximum.reduceat(passes[0], self.firsts), np.add.reduceat(passes[1], self.firsts)
+        return np.stack([largest, fallbacks])
 
 
 def segments(

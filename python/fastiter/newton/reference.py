@@ -373,8 +373,10 @@ def backward(
     for row, line, order in cut.rows(wx):
         for k, t in reversed(list(enumerate(order))):
             keeps = not cut.restarts(line, t)
-            given = (s[line, order[k - 1], None] if k else s0[row, None] for s, s0 in zip(states, first, strict=True))
-            before = tuple(s if keeps else np.zeros_like(s) for s in given)
+            entering = (
+                s[line, order[k - 1], None] if k else s0[row, None] for s, s0 in zip(states, first, strict=True)
+            )
+            before = tuple(s if keeps else np.zeros_like(s) for s in entering)
             lam = [d[row, None] for d in carry]
             if dh is not None:
                 lam[0] = lam[0] + dh[line, t, None]

@@ -130,10 +130,10 @@ def halpern_vr(
 
 
 def _probability(function: str, p: Any) -> float:
-    found = positive(function, "probability", p, zero=False)
-    if found > 1:
-        raise ValueError(f"{function}: probability must be at most 1, got {found:g}")
-    return found
+    value = positive(function, "probability", p, zero=False)
+    if value > 1:
+        raise ValueError(f"{function}: probability must be at most 1, got {value:g}")
+    return value
 
 
 def _generator(function: str, rng: Any) -> np.random.Generator:
@@ -195,7 +195,7 @@ def _cocoercive(oracle: _Oracle, J: Resolvent, x0: Any, t: float, p: float | Non
 
 
 _PART = 0.5  # maximum of the inner residual, as a multiple of the outer one / (k + 2)
-_MOST_INNER = 10_000_000  # maximum number of inner steps per outer step
+_MAX_INNER = 10_000_000  # maximum number of inner steps per outer step
 
 
 def _lipschitz(oracle: _Oracle, J: Resolvent, x0: Any, t: float, p: float, s: float) -> Iterator[Iterate]:
@@ -214,7 +214,7 @@ def _lipschitz(oracle: _Oracle, J: Resolvent, x0: Any, t: float, p: float, s: fl
             return J((y + (t / s) * u) * shrink, t * shrink)
 
         z = snapshot
-        for _ in range(_MOST_INNER):
+        for _ in range(_MAX_INNER):
             yield Iterate(value, residual, norm(value), oracle.evaluations, t)
             middle = (1 - p) * z + p * snapshot
             half = inner(middle - t * Fw)

@@ -187,16 +187,16 @@ def _version(x: Any) -> Any:
     return x._version if hasattr(x, "detach") and not x.is_inference() else None
 
 
-def _result(function: str, name: str, found: Any, like: Any) -> Any:
+def _result(function: str, name: str, value: Any, like: Any) -> Any:
     if isinstance(like, tuple):
-        if not isinstance(found, tuple) or len(found) != len(like):
-            got = f"{len(found)} parts" if isinstance(found, tuple) else type_name(found)
+        if not isinstance(value, tuple) or len(value) != len(like):
+            got = f"{len(value)} parts" if isinstance(value, tuple) else type_name(value)
             raise TypeError(f"{function}: {name} must return a tuple of {len(like)} parts like x0, got {got}")
-        return tuple(_result(function, name, a, b) for a, b in zip(found, like, strict=True))
-    if getattr(found, "dtype", None) != like.dtype or tuple(getattr(found, "shape", ())) != tuple(like.shape):
-        got = f"{tuple(found.shape)} {found.dtype}" if hasattr(found, "dtype") else type_name(found)
+        return tuple(_result(function, name, a, b) for a, b in zip(value, like, strict=True))
+    if getattr(value, "dtype", None) != like.dtype or tuple(getattr(value, "shape", ())) != tuple(like.shape):
+        got = f"{tuple(value.shape)} {value.dtype}" if hasattr(value, "dtype") else type_name(value)
         raise TypeError(f"{function}: {name} must return {tuple(like.shape)} {like.dtype} like x0, got {got}")
-    return copied(found)
+    return copied(value)
 
 
 def copied(x: Any) -> Any:
@@ -231,7 +231,7 @@ def step_size(function: str, step: Any, lipschitz: Any, largest: float) -> tuple
 
 def relaxed(function: str, relaxation: Any, largest: float = 2.0) -> float:
     """Return the relaxation factor, after checking that it is between 0 and ``largest``."""
-    found = positive(function, "relaxation", relaxation, zero=False)
-    if found >= largest:
-        raise ValueError(f"{function}: relaxation must be below {largest:g}, got {found:g}")
-    return found
+    value = positive(function, "relaxation", relaxation, zero=False)
+    if value >= largest:
+        raise ValueError(f"{function}: relaxation must be below {largest:g}, got {value:g}")
+    return value

@@ -13,7 +13,7 @@ from .base import Accelerated
 from .protocol import Active
 
 #: Maximum number of differences in the kernel's least squares
-MOST_MEMORY = 32
+MAX_MEMORY = 32
 #: Dtypes of a history with half as many bits as x: the bits of x, and the NumPy dtype that stores them
 NARROW: dict[str, tuple[int, Any]] = {"float32": (64, np.float32), "bfloat16": (32, np.uint16)}
 
@@ -33,7 +33,7 @@ class Anderson(Accelerated):
     history_dtype: Any = None
 
     def check(self, function: str) -> None:
-        self.m = count(function, "m", self.m, 1, MOST_MEMORY)
+        self.m = count(function, "m", self.m, 1, MAX_MEMORY)
         self.damping = positive(function, "damping", self.damping, zero=False)
         self.kind = count(function, "kind", self.kind, 1, 2)
         if self.ridge is not None:
@@ -46,7 +46,7 @@ class Anderson(Accelerated):
     def begin(self) -> None:
         space, samples, n = self.space, self.samples, self.n
         # More differences than unknowns are linearly dependent, so that the oldest would take the newest's place.
-        self.held = m = max(1, min(self.m, n))
+        self.memory = m = max(1, min(self.m, n))
         self.narrow = self.history_dtype is not None
         if self.narrow and (not space.bits or NARROW[self.history_dtype][0] != space.bits):
             listed = ", ".join(f"{name!r} for {bits} bits" for name, (bits, _) in NARROW.items())
@@ -91,14 +91,14 @@ class Anderson(Accelerated):
             return self._plain(at, restart)
         rows, out = len(at.slots), self.space.empty(len(at.slots), self.n)
         vectors = (at.slots, at.x, at.f, out)
-        sizes = (rows, self.n, self.held)
-        bits, how = self.space.bits, (self.kind == 1, self.narrow)
-        _core.fixedpoint.anderson(bits, sizes, vectors, self.history, restart, self.damping, self.used_ridge, how)
+        sizes = (rows, self.n, self.memory)
+        bits, options = self.space.bits, (self.kind == 1, self.narrow)
+        _core.fixedpoint.anderson(bits, sizes, vectors, self.history, restart, self.damping, self.used_ridge, options)
         return out
 
     def _plain(self, at: Active, restart: Any) -> Any:
         """Compute the step by array operations, where the kernels do not run."""
-        space, m, slots = self.space, self.held, at.slots
+        space, m, slots = self.space, self.memory, at.slots
         last_r, last_g, dr, dg, _, pushed = self.history
         before = pushed[slots] if restart is None else np.where(restart, -1, pushed[slots])
         r = at.f - at.x
@@ -112,18 +112,18 @@ class Anderson(Accelerated):
         space.put(last_g, slots, g)
         pushed[slots] = after = np.where(before < 0, -1 - before, before + 1)
         used = np.minimum(after, m)
-        most = int(used.max(initial=0))
-        if most == 0:
+        columns = int(used.max(initial=0))
+        if columns == 0:
             return g
-        some_r, some_g = dr[slots][:, :most], dg[slots][:, :most]
+        some_r, some_g = dr[slots][:, :columns], dg[slots][:, :columns]
         left = some_r if self.kind == 2 else some_g - self.damping * some_r
         matrix, right = space.host(left @ some_r.swapaxes(1, 2)), space.host(left @ r[:, :, None])[:, :, 0]
         c = coefficients(matrix, right, used, self.used_ridge)
-        return g - (space.column(c.reshape(-1)).reshape(len(slots), 1, most) @ some_g)[:, 0]
+        return g - (space.column(c.reshape(-1)).reshape(len(slots), 1, columns) @ some_g)[:, 0]
 
 
 def coefficients(matrix: Any, right: Any, filled: Any, ridge: float) -> Any:
-    """Return c (rows, m) of (matrix + ridge) c = right, scaled to a unit diagonal; entries past ``held`` are 0."""
+    """Return c (rows, m) of (matrix + ridge) c = right, scaled to a unit diagonal; entries past ``filled`` are 0."""
     rows, m = right.shape
     diagonal = np.diagonal(matrix, axis1=1, axis2=2)
     used = (np.arange(m) < filled[:, None]) & (diagonal != 0) & np.isfinite(diagonal)

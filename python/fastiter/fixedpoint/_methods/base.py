@@ -52,12 +52,12 @@ class Base:
                 if name not in known:
                     listed = f"only {', '.join(known)}" if known else "and none at all"
                     raise TypeError(f"{function}: method {cls.name!r} takes no option {name!r}, {listed}")
-        made = cls(**options)
-        made.function = function
-        if made.domain is not None and not callable(made.domain):
-            raise TypeError(f"{function}: domain must be callable or None, got {type_name(made.domain)}")
-        made.check(function)
-        return made
+        method = cls(**options)
+        method.function = function
+        if method.domain is not None and not callable(method.domain):
+            raise TypeError(f"{function}: domain must be callable or None, got {type_name(method.domain)}")
+        method.check(function)
+        return method
 
     def check(self, function: str) -> None:
         """Check the options, and convert them to plain numbers."""

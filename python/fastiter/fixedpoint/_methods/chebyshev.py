@@ -72,10 +72,10 @@ class Chebyshev(Base):
         size = 1 + space.host(space.dot(at.x, at.x))[:, 0] ** 0.5
         v = space.column(np.ones(rows)) * space.normal(self.n)[None, :]
         v = v * space.column(inverse(space.host(space.dot(v, v))[:, 0] ** 0.5))
-        most = min(self.estimates, self.n)
-        basis, hessenberg = [v], np.zeros((rows, most + 1, most))
+        limit = min(self.estimates, self.n)
+        basis, hessenberg = [v], np.zeros((rows, limit + 1, limit))
         scale = space.column(size)
-        for k in range(most):
+        for k in range(limit):
             w = (at.evaluate(at.x + scale * basis[k]) - at.f) / scale
             if k == 0:
                 self._check_affine(at, basis[0], scale, w)
@@ -87,7 +87,7 @@ class Chebyshev(Base):
             norm = space.host(space.dot(w, w))[:, 0] ** 0.5
             hessenberg[:, k + 1, k] = norm
             basis.append(w * space.column(inverse(norm)))
-        return self._bounds(hessenberg[:, :most], at)
+        return self._bounds(hessenberg[:, :limit], at)
 
     def _bounds(self, matrix: Any, at: Active) -> tuple[Any, Any]:
         low, high = np.zeros((2, len(matrix)))

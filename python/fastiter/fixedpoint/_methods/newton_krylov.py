@@ -74,9 +74,9 @@ class NewtonKrylov(Accelerated):
         r = at.f - at.x
         norm = space.host(space.dot(r, r))[:, 0] ** 0.5
         basis = [r * space.column(inverse(norm))]
-        most = min(self.inner, self.n)
-        hessenberg, c = np.zeros((rows, most + 1, most)), np.zeros((rows, most))
-        for k in range(most):
+        limit = min(self.inner, self.n)
+        hessenberg, c = np.zeros((rows, limit + 1, limit)), np.zeros((rows, limit))
+        for k in range(limit):
             w = basis[k] - self._derivative(at, basis[k])
             for _ in range(2):  # twice, as rounding leaves components along the basis
                 for i, each in enumerate(basis):

@@ -39,13 +39,13 @@ class _Correction:
 
 
 def _product(name: str, operator: Any, x: Any, b: Any) -> Any:
-    found = operator(x) if callable(operator) else operator @ x
-    if not isinstance(found, np.ndarray) or found.shape != b.shape or found.dtype.kind not in "fc":
-        got = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type_name(found)
+    value = operator(x) if callable(operator) else operator @ x
+    if not isinstance(value, np.ndarray) or value.shape != b.shape or value.dtype.kind not in "fc":
+        got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type_name(value)
         raise ValueError(f"refine: {name} must return floating-point numbers of shape {b.shape} like b, got {got}")
-    if found.dtype.kind == "c" and b.dtype.kind != "c":
-        raise TypeError(f"refine: {name} must return real numbers like b, got {found.dtype}")
-    return found.astype(b.dtype, copy=False)
+    if value.dtype.kind == "c" and b.dtype.kind != "c":
+        raise TypeError(f"refine: {name} must return real numbers like b, got {value.dtype}")
+    return value.astype(b.dtype, copy=False)
 
 
 def refine(

@@ -190,11 +190,11 @@ def sinkhorn(
     with np.errstate(divide="ignore"):
         problem = (np.ascontiguousarray(C), np.log(a), np.log(b))
 
-    def update(f: Array, g: Array, most: int) -> tuple[Any, ...]:
+    def update(f: Array, g: Array, limit: int) -> tuple[Any, ...]:
         samples = len(tolerance)
         steps, residual, ended = np.zeros(samples, np.int64), np.zeros(samples), np.zeros(samples, np.uint8)
         bits, sizes = 8 * C.dtype.itemsize, (samples, n, m)
-        _core.fixedpoint.sinkhorn(bits, sizes, (*problem, f, g), (epsilon, tolerance, most), (steps, residual, ended))
+        _core.fixedpoint.sinkhorn(bits, sizes, (*problem, f, g), (epsilon, tolerance, limit), (steps, residual, ended))
         return ended.astype(bool), steps, residual
 
     last = stopped(limits, tolerance if batch else tolerance.item(), update, (f.copy(), g.copy()))

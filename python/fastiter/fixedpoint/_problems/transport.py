@@ -147,8 +147,8 @@ def _directions(q: Array, mu: Any, weights: Any) -> tuple[Array, Array]:
         if not np.isfinite(x).all():
             raise ValueError(f"{_NAME}: {name} must be finite, got {x[~np.isfinite(x)][0]:g}")
     cosines = mu.astype(q.dtype)
-    least, most = (float(x) for x in (np.finfo(q.dtype).tiny, np.finfo(q.dtype).max / 4))
-    wrong = (np.abs(cosines) < least) | (np.abs(cosines) > most)
+    smallest, largest = (float(x) for x in (np.finfo(q.dtype).tiny, np.finfo(q.dtype).max / 4))
+    wrong = (np.abs(cosines) < smallest) | (np.abs(cosines) > largest)
     if wrong.any():
         raise ValueError(f"{_NAME}: mu must not be 0 or beyond {q.dtype}, got {mu[wrong][0]:g}")
     return cosines, weights.astype(q.dtype)

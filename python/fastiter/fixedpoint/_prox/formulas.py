@@ -74,9 +74,9 @@ def onto_halfspace(xp: Any, y: Any, a: Any, b: float) -> Any:
 
 def log_barrier(xp: Any, y: Any, t: float) -> Any:
     """Return the positive root of x^2 - y x - t, without cancellation or overflow."""
-    least = t**0.5 if t**0.5 <= float(xp.finfo(y.dtype).max) else math.inf  # the root at y = 0
-    larger = xp.hypot(y / 2, xp.full_like(y, least)) + abs(y) / 2
-    return xp.where(y > 0, larger, least * (least / larger) if least < math.inf else larger)
+    smallest = t**0.5 if t**0.5 <= float(xp.finfo(y.dtype).max) else math.inf  # the root at y = 0
+    larger = xp.hypot(y / 2, xp.full_like(y, smallest)) + abs(y) / 2
+    return xp.where(y > 0, larger, smallest * (smallest / larger) if smallest < math.inf else larger)
 
 
 def huber(xp: Any, y: Any, t: float, delta: float) -> Any:

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 #: The numbers of the kernels in csrc/fixedpoint/cpu/prox.hpp
 KINDS = {"simplex": 0, "l1_ball": 1, "softmax_entropy": 2, "entropy": 3}
 #: Range of the weights of the entropies: the reciprocal of a smaller one is out of float32's range
-LEAST, MOST = 1e-30, 100.0
+MINIMUM, MAXIMUM = 1e-30, 100.0
 
 
 def check_groups(function: str, y: Any, axis: Any) -> int:
@@ -39,10 +39,10 @@ def check_not_empty(function: str, y: Any, axis: int) -> None:
         raise ValueError(f"{function}: y must have at least one number along axis {axis}, got {tuple(y.shape)}")
 
 
-def check_weight(function: str, name: str, value: float, most: float = MOST) -> float:
+def check_weight(function: str, name: str, value: float, maximum: float = MAXIMUM) -> float:
     """Return the weight of an entropy, a finite number, after checking that it is in range."""
-    if not LEAST <= value <= most:
-        raise ValueError(f"{function}: {name} must be from {LEAST:g} to {most:g}, got {value:g}")
+    if not MINIMUM <= value <= maximum:
+        raise ValueError(f"{function}: {name} must be from {MINIMUM:g} to {maximum:g}, got {value:g}")
     return value
 
 
@@ -91,9 +91,9 @@ def layout(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
 
 
 def _cpu(name: str, y: Array, parameter: float, axis: int) -> Array:
-    given = np.ascontiguousarray(y)
+    array = np.ascontiguousarray(y)
     out = empty(y.shape, y.dtype)
-    _core.fixedpoint.prox(KINDS[name], y.itemsize * 8, layout(y.shape, axis), parameter, given, out)
+    _core.fixedpoint.prox(KINDS[name], y.itemsize * 8, layout(y.shape, axis), parameter, array, out)
     return out
 
 
@@ -108,9 +108,9 @@ _BACKENDS: Backends[Array] = {"cpu": _cpu, "reference": _specified}
 
 def checked(function: str, y: Any) -> Array:
     """Return y as a contiguous array of float32 or float64."""
-    given = as_array(function, "y", y)
-    check_array(function, "y", given)
-    return np.ascontiguousarray(given).reshape(np.shape(given))
+    array = as_array(function, "y", y)
+    check_array(function, "y", array)
+    return np.ascontiguousarray(array).reshape(np.shape(array))
 
 
 def run(function: str, name: str, y: Array, parameter: float, axis: int, backend: Backend | None) -> Array:

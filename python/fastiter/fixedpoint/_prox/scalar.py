@@ -165,7 +165,7 @@ def prox_leaky_relu(y: Array, alpha: float = 1.0, *, slope: float = 0.01) -> Arr
 
 def check_slope(function: str, slope: Any) -> float:
     """Return the slope of leaky relu, after checking that it makes f convex."""
-    found = positive(function, "slope", slope, zero=False)
-    if found > 1:
-        raise ValueError(f"{function}: slope must be at most 1, got {found:g}")
-    return found
+    value = positive(function, "slope", slope, zero=False)
+    if value > 1:
+        raise ValueError(f"{function}: slope must be at most 1, got {value:g}")
+    return value

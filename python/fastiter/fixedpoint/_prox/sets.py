@@ -165,10 +165,10 @@ def project_box(y: Array, low: Any, high: Any) -> Array:
     """
     function = "project_box"
     y = checked(function, y)
-    least, most = bounds(function, "low", low, y), bounds(function, "high", high, y)
-    lower, upper = np.broadcast_arrays(least, most)
+    lowest, highest = bounds(function, "low", low, y), bounds(function, "high", high, y)
+    lower, upper = np.broadcast_arrays(lowest, highest)
     check_entries(function, "low", lower, lower <= upper, "be at most high everywhere, and neither NaN")
-    return np.asarray(np.minimum(np.maximum(y, least), most))
+    return np.asarray(np.minimum(np.maximum(y, lowest), highest))
 
 
 @documented(PARTS)

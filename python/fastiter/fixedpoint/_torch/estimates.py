@@ -264,13 +264,13 @@ def error_bound(residual: Tensor, rho: float | Tensor) -> Tensor:
             raise ValueError(f"{name}: rho must broadcast with residual, got shapes {got}")
     if not isinstance(rho, Tensor) and not fits_float(rho):
         raise ValueError(f"{name}: rho must be at least 0, got a number that no float holds")
-    given = rho if isinstance(rho, Tensor) else torch.tensor(rho, dtype=torch.float64)
-    if bool(given.isnan().any()):
+    ratio = rho if isinstance(rho, Tensor) else torch.tensor(rho, dtype=torch.float64)
+    if bool(ratio.isnan().any()):
         raise ValueError(f"{name}: rho must be at least 0, got nan")
-    for each, tensor in (("residual", residual), ("rho", given)):
+    for each, tensor in (("residual", residual), ("rho", ratio)):
         if bool((tensor < 0).any()):
             raise ValueError(f"{name}: {each} must be at least 0, got {float(tensor.min()):.3g}")
-    factor = torch.where(given < 1, given / (1 - given), torch.inf)
+    factor = torch.where(ratio < 1, ratio / (1 - ratio), torch.inf)
     bound = residual * factor.to(residual.dtype)
     # With a residual of 0, x is the solution, whatever rho is.
     return torch.where(residual == 0, torch.zeros_like(bound), bound)

@@ -42,16 +42,16 @@ class Solver:
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def changed(self, function: str, given: Mapping[str, Any] | None) -> Solver:
+    def changed(self, function: str, changes: Mapping[str, Any] | None) -> Solver:
         """Return the solver of the adjoint equation: this one, without its callback and with other options."""
-        options = dict(given or {})
+        options = dict(changes or {})
         norm = self.stopping.norm if isinstance(self.stopping.norm, str) else "l2"
         stopping = self.stopping._replace(limits=self.stopping.limits._replace(callback=None), norm=norm)
         stopping = stopping.changed(options).checked(function)
         method = options.pop("method", self.method)
         own = {name: value for name, value in self.options.items() if name != "domain"}  # u has no domain, unlike x
         own = own if method == self.method else {}
-        if given:
+        if changes:
             check_choice(f"{function}, adjoint", "method", method, tuple(METHODS))
             METHODS[method].of(f"{function}, adjoint", {**own, **options})  # raises now, not in the backward pass
         return Solver(stopping, method, {**own, **options})
@@ -62,10 +62,10 @@ class Solver:
         def product(u: Tensor, v: Tensor) -> Tensor:
             return function(v) - right
 
-        how: dict[str, Any] = {"jvp": product} if self.method == "newton_krylov" else {}
+        extra: dict[str, Any] = {"jvp": product} if self.method == "newton_krylov" else {}
         name = f"{_NAME}, backward"
         result: Tensor = solve_tensors(
-            name, function, right, self.stopping, self.method, dict(self.options), compact=False, **how
+            name, function, right, self.stopping, self.method, dict(self.options), compact=False, **extra
         ).value
         return result
 

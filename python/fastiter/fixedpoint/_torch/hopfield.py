@@ -254,18 +254,20 @@ class _Unrolled(torch.autograd.Function):
         stops: bool,
         rtol: float,
         atol: float,
-        most: int,
+        max_steps: int,
         report: str,
     ) -> tuple[Tensor, ...]:
-        return tuple(hopfield_fwd(HopfieldForward(state, stored, beta, bias, stops, rtol, atol, most, True, report)))
+        return tuple(
+            hopfield_fwd(HopfieldForward(state, stored, beta, bias, stops, rtol, atol, max_steps, True, report))
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        state, stored, beta, bias, *_, most, _ = inputs
+        state, stored, beta, bias, *_, max_steps, _ = inputs
         _, _, steps, _, states, largest, inverse = output
         ctx.save_for_backward(state, stored, beta, bias, steps, states, largest, inverse)
         ctx.mark_non_differentiable(*output[1:])
-        ctx.most = most
+        ctx.max_steps = max_steps
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -278,7 +280,7 @@ class _Unrolled(torch.autograd.Function):
             call = HopfieldBackward(stored, beta, bias, steps, states, largest, inverse, dvalue)
             every = hopfield_bwd(call)
         result = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:3], strict=True)]
-        again = functools.partial(_replay_updates, ctx.most)
+        again = functools.partial(_replay_updates, ctx.max_steps)
         return (*differentiable(again, result, (state, stored, beta), (bias, steps), (dvalue,)), *[None] * 6)
 
 
@@ -295,11 +297,11 @@ class _Implicit(torch.autograd.Function):
         bias: Tensor | None,
         rtol: float,
         atol: float,
-        most: int,
+        max_steps: int,
         throw: bool,
         report: str,
     ) -> tuple[Tensor, ...]:
-        result = hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, most, False, report))
+        result = hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, max_steps, False, report))
         return (*result, own_copy(result[0]))
 
     @staticmethod
@@ -325,11 +327,11 @@ class _Implicit(torch.autograd.Function):
         return (dstate, *both, *[None] * 6)
 
 
-def _replay_updates(most: int, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
+def _replay_updates(max_steps: int, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
     """Return the states after all updates; a query is unchanged after its last one."""
     x, stored, beta = inputs
     bias, steps = constants
-    for step in range(most):
+    for step in range(max_steps):
         x = torch.where((steps > step).unsqueeze(-1), association(x, stored, beta, bias) @ stored, x)
     return [x]
 

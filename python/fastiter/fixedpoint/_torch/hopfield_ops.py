@@ -30,7 +30,7 @@ class HopfieldForward(NamedTuple):
     stops: bool
     rtol: float
     atol: float
-    most: int
+    max_steps: int
     save: bool
     report: str
 
@@ -80,14 +80,14 @@ def forward_outputs(call: HopfieldForward) -> list[Tensor]:
     outputs = [empty(x, x.shape), x.new_empty(queries, dtype=torch.bool), x.new_empty(queries, dtype=torch.int64)]
     outputs.append(x.new_empty(queries))
     if call.save:
-        saved = (empty(x, (call.most, *queries)) for _ in range(2))
-        outputs += [empty(x, (call.most + 1, *x.shape)), *saved]
+        saved = (empty(x, (call.max_steps, *queries)) for _ in range(2))
+        outputs += [empty(x, (call.max_steps + 1, *x.shape)), *saved]
     return outputs
 
 
 def _forward(call: HopfieldForward) -> list[Tensor]:
     outputs = forward_outputs(call)
-    limits = (call.stops, call.rtol, call.atol, call.most)
+    limits = (call.stops, call.rtol, call.atol, call.max_steps)
     saved = (outputs[4], outputs[5], outputs[6]) if call.save else (None, None, None)
     _core.fixedpoint.hopfield_update(
         _bits(call.state),
@@ -109,9 +109,9 @@ def report_forward(call: HopfieldForward, outputs: list[Tensor]) -> None:
         report(f"every query must converge, got {lost} of {outputs[1].numel()} that did not", lost > 0, call.report)
 
 
-def report(message: str, failed: bool, how: str) -> None:
+def report(message: str, failed: bool, action: str) -> None:
     """Warn or raise if a solution has not converged."""
-    if failed and how == "throw":
+    if failed and action == "throw":
         raise ConvergenceError(f"{FUNCTION}: {message}")
     if failed:
         warn(f"{FUNCTION}: {message}")
@@ -143,7 +143,7 @@ def _adjoint_outputs(call: HopfieldAdjoint) -> list[Tensor]:
 
 def _adjoint(call: HopfieldAdjoint) -> list[Tensor]:
     outputs = _adjoint_outputs(call)
-    most = 4 * call.value.shape[3] + 100  # in exact arithmetic, conjugate gradients end after D steps
+    max_steps = 4 * call.value.shape[3] + 100  # in exact arithmetic, conjugate gradients end after D steps
     _core.fixedpoint.hopfield_adjoint(
         _bits(call.stored),
         _shape(call.value, call.stored),
@@ -151,7 +151,7 @@ def _adjoint(call: HopfieldAdjoint) -> list[Tensor]:
         contiguous(call.value),
         contiguous(call.dvalue),
         call.rtol,
-        most,
+        max_steps,
         (outputs[0], outputs[1], outputs[2]),
     )
     report_adjoint(call, outputs)

@@ -45,7 +45,7 @@ def forward(call: HopfieldForward) -> list[Tensor]:
     if call.save:
         saved[0][0] = value
     is_open = torch.ones_like(converged)
-    for step in range(call.most):
+    for step in range(call.max_steps):
         weights, largest, inverse = _softmax(value, call.stored, call.beta, call.bias)
         new = weights @ call.stored
         change = torch.linalg.vector_norm(new - value, dim=-1)
@@ -67,8 +67,8 @@ def forward(call: HopfieldForward) -> list[Tensor]:
 
 def _through(g: Tensor, weights: Tensor, x: Tensor, stored: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, stored and beta for the gradient g of one update."""
-    flow = g @ stored.mT
-    dz = weights * (flow - (weights * flow).sum(-1, keepdim=True))
+    gradient = g @ stored.mT
+    dz = weights * (gradient - (weights * gradient).sum(-1, keepdim=True))
     scaled = beta[..., None, None] * dz
     return scaled @ stored, weights.mT @ g + scaled.mT @ x, (dz * (x @ stored.mT)).sum((-2, -1))
 

@@ -104,8 +104,8 @@ def _gradients(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Return u and the gradients of the tensors, with their graph if ``recorded``."""
     with torch.enable_grad():
-        x, given = _independent(value, recorded), [_independent(t, recorded, t.requires_grad) for t in tensors]
-        y = problem.function(x, given)
+        x, arguments = _independent(value, recorded), [_independent(t, recorded, t.requires_grad) for t in tensors]
+        y = problem.function(x, arguments)
     if expected is not None:
         _check_unchanged(problem.name, y.detach(), expected)
     right = g.detach()
@@ -117,11 +117,11 @@ def _gradients(
         u = problem.solve(adjoint, right.clone())
     if recorded:
         u = attach(_adjoint_of(problem), u, [g, value, *tensors])
-    wanted = [t for t in given if t.requires_grad]
+    wanted = [t for t in arguments if t.requires_grad]
     if not wanted or not y.requires_grad:
-        return u, [None] * len(given)
+        return u, [None] * len(arguments)
     result = iter(torch.autograd.grad(y, wanted, u, create_graph=recorded, allow_unused=True))
-    return u, [next(result) if t.requires_grad else None for t in given]
+    return u, [next(result) if t.requires_grad else None for t in arguments]
 
 
 def _independent(x: Tensor, recorded: bool, varies: bool = True) -> Tensor:
@@ -140,8 +140,8 @@ def _product(y: Tensor, x: Tensor, u: Tensor, recorded: bool = False) -> Tensor:
 def _adjoint_of(problem: Problem) -> Problem:
     """Return the problem whose fixed point is u, as a map of u and of (g, x, *tensors)."""
 
-    def function(u: Tensor, given: Sequence[Tensor]) -> Tensor:
-        g, x, *tensors = given
+    def function(u: Tensor, arguments: Sequence[Tensor]) -> Tensor:
+        g, x, *tensors = arguments
         with torch.enable_grad():
             x = _independent(x, True)
             return g + _product(problem.function(x, tensors), x, u, recorded=True)
@@ -175,8 +175,8 @@ class _Refusing(torch.autograd.Function):
 
 def refusing(message: str, tensors: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the tensors; differentiating them in the sources raises an error with the message."""
-    given = [x for x in tensors if x is not None]
-    result = iter(_Refusing.apply(message, len(given), *given, *sources))
+    arguments = [x for x in tensors if x is not None]
+    result = iter(_Refusing.apply(message, len(arguments), *arguments, *sources))
     return [None if x is None else next(result) for x in tensors]
 
 

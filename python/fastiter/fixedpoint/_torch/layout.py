@@ -116,9 +116,9 @@ class Map:
         params, state = pytree.tree_unflatten(leaves, self._spec), self.layout.unpack(flat)
         if not self._names:
             return self._packed(self.f(state, *params), len(flat))
-        given = {name: tensor for names, tensor in zip(self._names, left, strict=True) for name in names}
+        replaced = {name: tensor for names, tensor in zip(self._names, left, strict=True) for name in names}
         # torch's own tying would leave these tensors in modules with several names.
-        result = torch.func.functional_call(self.f, given, (state, *params), tie_weights=False)  # type: ignore[arg-type]
+        result = torch.func.functional_call(self.f, replaced, (state, *params), tie_weights=False)  # type: ignore[arg-type]
         return self._packed(result, len(flat))
 
     def plain(self, flat: Tensor) -> Tensor:

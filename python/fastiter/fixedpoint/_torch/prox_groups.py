@@ -62,13 +62,13 @@ def _derivative(kind: int, x: Tensor, parameter: float, axis: int, outside: Tens
         return d * (x / (x + parameter))
     if kind == KINDS["softmax_entropy"]:
         g = x / (parameter + (1 - parameter) * x)
-        flow = g * d
-        return flow - g * (flow.sum(axis, keepdim=True) / g.sum(axis, keepdim=True))
+        gradient = g * d
+        return gradient - g * (gradient.sum(axis, keepdim=True) / g.sum(axis, keepdim=True))
     constant = x.detach()
     sign = constant.sign()
     count = (sign * sign).sum(axis, keepdim=True).clamp(min=1)
-    flow = sign * d
-    projected = sign * (flow - (sign * sign) * (flow.sum(axis, keepdim=True) / count))
+    gradient = sign * d
+    projected = sign * (gradient - (sign * sign) * (gradient.sum(axis, keepdim=True) / count))
     return torch.where(outside, projected, d) + 0 * constant  # NaN where x is
 
 

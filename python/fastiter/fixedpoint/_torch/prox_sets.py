@@ -111,10 +111,10 @@ def project_box(y: Tensor, low: Any, high: Any) -> Tensor:
     """
     function = "project_box"
     check_points(function, y)
-    least, most = bound_of(function, "low", low, y), bound_of(function, "high", high, y)
-    lower, upper = torch.broadcast_tensors(least, most)
+    lowest, highest = bound_of(function, "low", low, y), bound_of(function, "high", high, y)
+    lower, upper = torch.broadcast_tensors(lowest, highest)
     check_entries(function, "low", lower, lower <= upper, "be at most high everywhere, and neither NaN")
-    return torch.minimum(torch.maximum(y, least), most)
+    return torch.minimum(torch.maximum(y, lowest), highest)
 
 
 @documented_like(arrays.project_nonnegative)

@@ -138,8 +138,8 @@ def _refined(
     params, solve = (b, *tensors), partial(_returned, "S", of_S, *[x.detach() for x in values])
     known = [x.detach().contiguous() for x in params]
     residual = _Residual(of_A)
-    how = (solver.stopping, solver.method, dict(solver.options))
-    result = _solved(_NAME, lambda x: residual(x, *known), solve, known[0], start.detach().contiguous(), *how)
+    settings = (solver.stopping, solver.method, dict(solver.options))
+    result = _solved(_NAME, lambda x: residual(x, *known), solve, known[0], start.detach().contiguous(), *settings)
     if not torch.is_grad_enabled() or b.numel() == 0:
         return result
     value, wrapped = result.value.reshape(1, -1), Map(_NAME, residual, layout, params)
@@ -220,8 +220,8 @@ class _Backward:
         def solve(r: Tensor) -> Tensor:
             return layout.pack([correct(layout.unpack(r))])
 
-        how = (solver.stopping, solver.method, solver.options)
-        result: Tensor = _solved(f"{_NAME}, backward", adjoint, solve, right, torch.zeros_like(right), *how).value
+        settings = (solver.stopping, solver.method, solver.options)
+        result: Tensor = _solved(f"{_NAME}, backward", adjoint, solve, right, torch.zeros_like(right), *settings).value
         return result
 
 
@@ -272,14 +272,14 @@ def _sparse(row: Tensor, column: Tensor, values: Tensor, x: Tensor) -> Tensor:
 
 def _returned(name: str, operator: Callable[..., Any], *arguments: Tensor) -> Tensor:
     """Apply an operator to its tensors and x, the last argument; return the result in the dtype of x, checked."""
-    found, x = operator(*arguments), arguments[-1]
-    if not isinstance(found, Tensor):
-        raise TypeError(f"{_NAME}: {name} must return a torch.Tensor, got {type_name(found)}")
-    if found.shape != x.shape or not (found.dtype.is_floating_point or found.is_complex()):
+    value, x = operator(*arguments), arguments[-1]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{_NAME}: {name} must return a torch.Tensor, got {type_name(value)}")
+    if value.shape != x.shape or not (value.dtype.is_floating_point or value.is_complex()):
         expected = f"floating-point numbers of shape {tuple(x.shape)}"
-        raise ValueError(f"{_NAME}: {name} must return {expected} like b, got {found.dtype} {tuple(found.shape)}")
-    if found.is_complex() and not x.is_complex():
-        raise TypeError(f"{_NAME}: {name} must return real numbers like b, got {found.dtype}")
-    if found.device != x.device:
-        raise ValueError(f"{_NAME}: {name} must return a tensor on {x.device} like b, got {found.device}")
-    return found.to(x.dtype)
+        raise ValueError(f"{_NAME}: {name} must return {expected} like b, got {value.dtype} {tuple(value.shape)}")
+    if value.is_complex() and not x.is_complex():
+        raise TypeError(f"{_NAME}: {name} must return real numbers like b, got {value.dtype}")
+    if value.device != x.device:
+        raise ValueError(f"{_NAME}: {name} must return a tensor on {x.device} like b, got {value.device}")
+    return value.to(x.dtype)

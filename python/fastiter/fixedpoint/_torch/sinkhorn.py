@@ -181,11 +181,11 @@ def sinkhorn(
     limits = Limits(rtol, atol, max_steps, callback, throw).checked(function)
     epsilon, tolerance = positive(function, "epsilon", epsilon, zero=False), tolerances(limits, rows, C.dtype)
     lead, first = batch or [1], torch.where(a.detach() > 0, _start(x0, C, (*batch, n), (*batch, m)), -torch.inf)
-    given = C.reshape(*lead, n, m), _log(a).reshape(*lead, n), _log(b).reshape(*lead, m), first.reshape(*lead, n)
+    inputs = C.reshape(*lead, n, m), _log(a).reshape(*lead, n), _log(b).reshape(*lead, m), first.reshape(*lead, n)
     limit = epsilon, torch.from_numpy(tolerance)
 
-    def update(f: Tensor, g: Tensor, most: int) -> tuple[Any, ...]:
-        result = _sinkhorn(Transport(given[0].detach(), given[1].detach(), given[2].detach(), f, *limit, most))
+    def update(f: Tensor, g: Tensor, last_step: int) -> tuple[Any, ...]:
+        result = _sinkhorn(Transport(inputs[0].detach(), inputs[1].detach(), inputs[2].detach(), f, *limit, last_step))
         f.copy_(result[0])
         g.copy_(result[1])
         return result[4], result[2], result[3].cpu()
@@ -198,9 +198,9 @@ def sinkhorn(
         convert,
         tolerance if batch else tolerance.item(),
         update,
-        (given[3].clone(), torch.zeros_like(given[2]).detach()),
+        (inputs[3].clone(), torch.zeros_like(inputs[2]).detach()),
     )
-    f, g, steps, residual, converged = _Potentials.apply(*given, *limit, limits.max_steps if last is None else last)
+    f, g, steps, residual, converged = _Potentials.apply(*inputs, *limit, limits.max_steps if last is None else last)
     numbers = tuple(x.cpu() for x in (converged, steps, residual))
     result = solution_of(reshaped((f, g)), numbers, bool(batch), (*limit, last), (C, a, b))
     return judged(function, result, limits.throw)

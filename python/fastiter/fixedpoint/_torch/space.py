@@ -119,11 +119,11 @@ def solve_tensors(
     stopping: Stopping,
     method: str = "anderson",
     options: dict[str, Any] | None = None,
-    **how: Any,
+    **settings: Any,
 ) -> FixedPointSolution:
     """Return the fixed points of a map on tensors, without gradients.
 
     stopping: checked (:meth:`Stopping.checked`). how: ``batched``, ``args``, ``compact`` and ``jvp`` of
     ``fixed_point``. Without a ``jvp``, ``"newton_krylov"`` takes differences of two values.
     """
-    return run(function, f, x0, TorchSpace(), stopping, method, options or {}, **how)
+    return run(function, f, x0, TorchSpace(), stopping, method, options or {}, **settings)

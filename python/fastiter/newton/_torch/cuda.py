@@ -93,8 +93,8 @@ def forward(
     options: list[gpu.Argument] = [np.int32(launch.window), np.int64(max_steps), np.float64(rtol), np.float64(atol)]
     launch.run("newton_fwd", [*memory, *strides, *options, *_shape(wx, lengths, reverse)], launch.solve_bytes)
     sizes = [np.int64(n) for n in (launch.blocks, launch.windows, wx.shape[0])]
-    given: list[gpu.Argument] = [counts, *sizes, steps]
-    gpu.launch_cuda("newton/newton", "newton_counts", (wx.shape[0],), (32,), given, defines=launch.defines)
+    arguments: list[gpu.Argument] = [counts, *sizes, steps]
+    gpu.launch_cuda("newton/newton", "newton_counts", (wx.shape[0],), (32,), arguments, defines=launch.defines)
 
 
 def backward(

@@ -176,11 +176,11 @@ def _run(
     out: Tensor | None,
 ) -> Result:
     if overridden(wx, a, p, *requested, state, out, parts=state):
-        given = (wx, a, state) if p is None else (wx, a, p, state)
+        inputs = (wx, a, state) if p is None else (wx, a, p, state)
         options = dict(zip(("method", "window", "rtol", "atol", "max_steps"), solver, strict=True))
-        how = {"reverse": reverse, "return_info": return_info, "out": out}
+        rest = {"reverse": reverse, "return_info": return_info, "out": out}
         options |= dict(zip(("reset", "lengths", "cu_seqlens"), requested, strict=True))
-        return dispatched(_PUBLIC[function], *given, **options, **how)
+        return dispatched(_PUBLIC[function], *inputs, **options, **rest)
     cell = CELLS[function]
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_info", return_info)
@@ -305,8 +305,8 @@ class _Recurrence(torch.autograd.Function):
         if dh is None and dlast is None:
             return (None,) * (9 + len(first))
         need_weights = any(ctx.needs_input_grad[7:9])
-        given = (wx, a, p, first, states, dh, dlast)
-        call = ParaBackward(ctx.cell.name, *given, ctx.reverse, lengths, need_weights, ctx.newton, reset, cu_seqlens)
+        inputs = (wx, a, p, first, states, dh, dlast)
+        call = ParaBackward(ctx.cell.name, *inputs, ctx.reverse, lengths, need_weights, ctx.newton, reset, cu_seqlens)
         dwx, dfirst, *weights = para_bwd(call)
         da, dp = (*weights, None, None)[:2]
         return (*[None] * 6, dwx, da, dp, *(dfirst.unbind(0) if first else ()))

@@ -75,7 +75,7 @@ class Function(Protocol):
         self,
         wx: Tensor,
         a: Tensor,
-        *given: Any,
+        *inputs: Any,
         state: Any = ...,
         return_info: Literal[False] = ...,
         **options: Unpack[Options],
@@ -86,7 +86,7 @@ class Function(Protocol):
         self,
         wx: Tensor,
         a: Tensor,
-        *given: Any,
+        *inputs: Any,
         state: Any = ...,
         return_info: Literal[True],
         **options: Unpack[Options],
@@ -94,7 +94,7 @@ class Function(Protocol):
 
     @overload
     def __call__(
-        self, wx: Tensor, a: Tensor, *given: Any, state: Any = ..., return_info: bool, **options: Unpack[Options]
+        self, wx: Tensor, a: Tensor, *inputs: Any, state: Any = ..., return_info: bool, **options: Unpack[Options]
     ) -> ParaResult | ParaResultInfo: ...
 
 
@@ -123,7 +123,7 @@ class ShardedFunction(Protocol):
         self,
         wx: Tensor,
         a: Tensor,
-        *given: Any,
+        *inputs: Any,
         state: Any = ...,
         return_info: Literal[False] = ...,
         **options: Unpack[ShardedOptions],
@@ -134,7 +134,7 @@ class ShardedFunction(Protocol):
         self,
         wx: Tensor,
         a: Tensor,
-        *given: Any,
+        *inputs: Any,
         state: Any = ...,
         return_info: Literal[True],
         **options: Unpack[ShardedOptions],
@@ -142,7 +142,13 @@ class ShardedFunction(Protocol):
 
     @overload
     def __call__(
-        self, wx: Tensor, a: Tensor, *given: Any, state: Any = ..., return_info: bool, **options: Unpack[ShardedOptions]
+        self,
+        wx: Tensor,
+        a: Tensor,
+        *inputs: Any,
+        state: Any = ...,
+        return_info: bool,
+        **options: Unpack[ShardedOptions],
     ) -> ParaResult | ParaResultInfo: ...
 
 

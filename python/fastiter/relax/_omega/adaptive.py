@@ -146,10 +146,10 @@ class Adaptive:
         return None
 
     def _length(self, omega: float) -> int:
-        at_least = SHORTEST[self._method]
+        shortest = SHORTEST[self._method]
         if omega == self._plain:  # if another omega was used before: the length after which that one shows its factor
-            return max(at_least, self._window(0))
-        return max(at_least, math.ceil(LENGTH[self._method] / (2 - omega)))
+            return max(shortest, self._window(0))
+        return max(shortest, math.ceil(LENGTH[self._method] / (2 - omega)))
 
     def _needed(self, steps: int, ratio: float, lam: float) -> float:
         """A lower bound on the total steps if the residual falls by lam per step now, and more slowly later."""

@@ -126,7 +126,7 @@ class _Matrix:
         """Return own vectors as columns."""
         return x.T if self.batch else x
 
-    def without_given(self, x: Tensor) -> Tensor:
+    def without_fixed(self, x: Tensor) -> Tensor:
         """Return own vectors with 0 at unknowns without an equation."""
         return x
 
@@ -138,7 +138,7 @@ class _Matrix:
         """Return the x of relax._sweeps.prepare.System.random as an own vector."""
         shape = (self.rows, self.batch) if self.batch else (self.rows,)
         x = torch.from_numpy(np.random.default_rng([seed, self.rows]).standard_normal(shape))
-        return self.without_given(self.inside(self.as_columns(x).to(device, dtype)))
+        return self.without_fixed(self.inside(self.as_columns(x).to(device, dtype)))
 
     def phases(self, sweeps: int, kind: int) -> int:
         """Return the number of phases of the given number of sweeps."""
@@ -190,7 +190,7 @@ class OfRows(_Matrix):
     def __init__(self, layout: Slices, on_device: dict[str, Tensor], values: Tensor) -> None:
         self.rows = self.own_rows = layout.n
         self.colours, self._slices = len(layout.colours) - 1, len(layout.slice_row) - 1
-        self._most = int(np.diff(layout.colours).max(initial=0))
+        self._largest_colour = int(np.diff(layout.colours).max(initial=0))
         self.order, self.place = on_device.get("order"), on_device.get("place")
         self._at = on_device
         self.batch = len(values) if values.dim() == 2 else 0
@@ -218,7 +218,7 @@ class OfRows(_Matrix):
         numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
         args: list[gpu.Argument] = [*self._layout(), self.inverse, self._at["colours"], b, x, y, *numbers]
         moved = self._value.nbytes + self._at["column"].nbytes + self.inverse.nbytes + 3 * x.nbytes
-        tasks = self._tasks(self._most, k, defines["COLUMNS"])
+        tasks = self._tasks(self._largest_colour, k, defines["COLUMNS"])
         resident: Any = defines["RESIDENT"]
         kernel = ("relax/sweeps", "relax_slices_kernel", tasks, THREADS, resident, moved // self.colours)
         launch_phases(*kernel, phases, args, defines, x)
@@ -238,7 +238,7 @@ class OfBlocks(_Matrix):
     def __init__(self, layout: BlockRows, device: torch.device) -> None:
         self.rows, self.own_rows = layout.rows, layout.n * layout.size
         self.colours, self._n, self._size = len(layout.colours) - 1, layout.n, layout.size
-        self._most = int(np.diff(layout.colours).max(initial=0))
+        self._largest_colour = int(np.diff(layout.colours).max(initial=0))
         if layout.order is not None:
             self.order = torch.from_numpy(layout.order).to(device)
             self.place = torch.argsort(self.order)[: self.rows]
@@ -256,7 +256,7 @@ class OfBlocks(_Matrix):
         numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
         matrix = (at["start"], at["column"], at["value"], at["inverse"], at["colours"], np.int32(self._size))
         moved = at["value"].nbytes + at["inverse"].nbytes + 3 * x.nbytes
-        tasks = self._tasks(self._most, k, defines["COLUMNS"])
+        tasks = self._tasks(self._largest_colour, k, defines["COLUMNS"])
         resident: Any = defines["RESIDENT"]
         kernel = ("relax/sweeps", "relax_blocks_kernel", tasks, THREADS, resident, moved // self.colours)
         launch_phases(*kernel, phases, (*matrix, b, x, y, *numbers), defines, x)
@@ -296,7 +296,7 @@ class OfStencil(_Matrix):
         self._threads = min(THREADS, 32 * math.ceil(self._area / 32)) if self._area else THREADS
         self._depth = min(16, max(2, self.rows >> 18))
 
-    def without_given(self, x: Tensor) -> Tensor:
+    def without_fixed(self, x: Tensor) -> Tensor:
         """Return own vectors with 0 at given points."""
         return x if self.fixed is None else x.masked_fill(self.fixed.reshape(-1), 0)
 

@@ -28,7 +28,7 @@ class OfProjections(_Matrix):
         self.rows = self.own_rows = A.n
         self.unknowns = A.columns
         self.colours, self._slices = len(layout.colours) - 1, len(layout.slice_row) - 1
-        self._most = int(np.diff(layout.colours).max(initial=0))
+        self._largest_colour = int(np.diff(layout.colours).max(initial=0))
         names = ("slice_row", "slice_entry", "column", "value", "row", "inverse", "colours")
         self._at = {name: torch.from_numpy(getattr(layout, name)).to(device) for name in names}
 
@@ -59,7 +59,7 @@ class OfProjections(_Matrix):
 
     def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
         b = self._scaled(b)
-        k, tasks, defines, matrix = self._launched(x, self._most)
+        k, tasks, defines, matrix = self._launched(x, self._largest_colour)
         numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
         args = [*matrix, self._at["inverse"], self._at["colours"], b, x, *numbers]
         moved = self._at["value"].nbytes + self._at["column"].nbytes + 2 * x.nbytes + b.nbytes

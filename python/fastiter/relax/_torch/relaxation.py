@@ -247,7 +247,7 @@ class Relaxation:
 
     def _own_rhs(self, function: str, b: Tensor) -> Tensor:
         """Return b in the layout of the kernels, 0 at points without an equation; refuse infinities and NaN."""
-        own = self._on(b.device).without_given(self._inside(b))
+        own = self._on(b.device).without_fixed(self._inside(b))
         if not bool(own.isfinite().all()):
             check_finite(function, "b", self._outside(own, b))
         return own

@@ -20,10 +20,10 @@ def checked_tiers(name: str, tiers: Any, kernel: int) -> tuple[Tier, ...]:
     if not tiers:
         raise ValueError(f"{name}: tiers must hold at least one, got none")
     result = []
-    for i, given in enumerate(tiers):
-        if not isinstance(given, (tuple, list)) or len(given) not in (2, 4):
-            raise ValueError(f"{name}: tiers[{i}] must be (groups, states) or (groups, states, H, W), got {given!r}")
-        groups, states, *size = (count(name, f"tiers[{i}][{at}]", x, 1) for at, x in enumerate(given))
+    for i, tier in enumerate(tiers):
+        if not isinstance(tier, (tuple, list)) or len(tier) not in (2, 4):
+            raise ValueError(f"{name}: tiers[{i}] must be (groups, states) or (groups, states, H, W), got {tier!r}")
+        groups, states, *size = (count(name, f"tiers[{i}][{at}]", x, 1) for at, x in enumerate(tier))
         result.append(Tier(groups, states, (size[0], size[1]) if size else None))
     for i, (one, other) in enumerate(pairwise(result)):
         if one.size is None or other.size is None:
@@ -66,13 +66,13 @@ def checked_observed(
     name: str, tiers: Sequence[Tier], observed: Any, mask: Any, like: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Return each tier's distributions (B, *shape) and the mask (B, groups, 1, ...) of its observed variables."""
-    for argument, given in (("observed", observed), ("mask", mask)):
-        if given is None and argument == "mask":
+    for argument, value in (("observed", observed), ("mask", mask)):
+        if value is None and argument == "mask":
             continue
-        if not isinstance(given, (tuple, list)):
-            raise TypeError(f"{name}: {argument} must be a sequence of tensors or None, got {type_name(given)}")
-        if len(given) != len(tiers):
-            raise ValueError(f"{name}: {argument} must have {len(tiers)} parts, one for each tier, got {len(given)}")
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"{name}: {argument} must be a sequence of tensors or None, got {type_name(value)}")
+        if len(value) != len(tiers):
+            raise ValueError(f"{name}: {argument} must have {len(tiers)} parts, one for each tier, got {len(value)}")
     masks = [None] * len(tiers) if mask is None else mask
     first = next((x for x in observed if isinstance(x, Tensor)), None)
     if first is None or first.dim() == 0:

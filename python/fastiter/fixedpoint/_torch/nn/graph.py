@@ -40,11 +40,11 @@ class Pattern:
         split = edges.shape[1]
         return Pattern(nodes, heads, crow, col, slot[:split], slot[split:])
 
-    def solve(self, weight: Tensor, b: Tensor, gamma: float, **how: Any) -> tuple[Tensor, Any]:
+    def solve(self, weight: Tensor, b: Tensor, gamma: float, **options: Any) -> tuple[Tensor, Any]:
         """Return z (N, H) = gamma A z + b, where A_uv is the weight (E, H) of edge (u, v), and the solution."""
         entries = len(self.col) // max(self.heads, 1)
         values = weight.new_zeros((entries, self.heads)).index_add(0, self.slot, -gamma * weight)
         values = values.index_add(0, self.diagonal, weight.new_ones((self.nodes, self.heads)))
         right = b.mT.reshape(-1)
-        result = gauss_seidel((self.crow, self.col, values.mT.reshape(-1)), right, **how)
+        result = gauss_seidel((self.crow, self.col, values.mT.reshape(-1)), right, **options)
         return result.value.view(self.heads, self.nodes).mT, result

@@ -114,16 +114,16 @@ class ConvergentGraphSolver(nn.Module):
         check_flag(_NAME, "throw", throw)
         self.throw = throw
         self.solution: LinearSolution | None = None
-        how = {"device": device, "dtype": dtype}
-        self.node_in = nn.Linear(self.node_features, hidden, **how) if self.node_features else None
+        options = {"device": device, "dtype": dtype}
+        self.node_in = nn.Linear(self.node_features, hidden, **options) if self.node_features else None
         if self.node_in is None:
-            self.start = nn.Parameter(torch.randn(hidden, **how))
+            self.start = nn.Parameter(torch.randn(hidden, **options))
         wide = 2 * hidden + self.edge_features
-        self.message = nn.ModuleList([_two_layers(wide, hidden, hidden, how) for _ in range(layers)])
-        self.update = nn.ModuleList([_two_layers(2 * hidden, hidden, hidden, how) for _ in range(layers)])
-        self.edge_out = _two_layers(wide, hidden, num_heads, how)
-        self.node_out = _two_layers(hidden, hidden, num_heads, how)
-        self.decoder = _two_layers(num_heads, hidden, outputs, how)
+        self.message = nn.ModuleList([_two_layers(wide, hidden, hidden, options) for _ in range(layers)])
+        self.update = nn.ModuleList([_two_layers(2 * hidden, hidden, hidden, options) for _ in range(layers)])
+        self.edge_out = _two_layers(wide, hidden, num_heads, options)
+        self.node_out = _two_layers(hidden, hidden, num_heads, options)
+        self.decoder = _two_layers(num_heads, hidden, outputs, options)
 
     def extra_repr(self) -> str:
         """Return the sizes."""
@@ -206,8 +206,8 @@ class ConvergentGraphSolver(nn.Module):
         return nodes
 
 
-def _two_layers(inputs: int, hidden: int, outputs: int, how: dict[str, Any]) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden, **how), nn.SiLU(), nn.Linear(hidden, outputs, **how))
+def _two_layers(inputs: int, hidden: int, outputs: int, options: dict[str, Any]) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden, **options), nn.SiLU(), nn.Linear(hidden, outputs, **options))
 
 
 def _joined(h: Tensor, source: Tensor, target: Tensor, edge_attr: Tensor | None) -> Tensor:

@@ -158,8 +158,8 @@ class Hopfield(Association, nn.Module):
             pattern_projection_as_connected,
         )
         untouched = all(static[:3]) and not (static.connected or normalize_hopfield_space) and disable_out_projection
-        given = (input_size, hidden_size, output_size, pattern_size, stored_pattern_size, pattern_projection_size)
-        sizes = Sizes(*[None] * 6) if untouched else _sizes(given, heads)
+        arguments = (input_size, hidden_size, output_size, pattern_size, stored_pattern_size, pattern_projection_size)
+        sizes = Sizes(*[None] * 6) if untouched else _sizes(arguments, heads)
         options = {
             "dropout": positive("Hopfield", "dropout", dropout),
             "zero": add_zero_association,
@@ -305,7 +305,7 @@ _FLAGS = (
 )
 
 
-def _sizes(given: tuple[int | None, ...], heads: int) -> Sizes:
+def _sizes(arguments: tuple[int | None, ...], heads: int) -> Sizes:
     """Return the widths, from those of input, a head, output, values, stored patterns and pattern projections."""
     names = (
         "input_size",
@@ -315,10 +315,10 @@ def _sizes(given: tuple[int | None, ...], heads: int) -> Sizes:
         "stored_pattern_size",
         "pattern_projection_size",
     )
-    for name, size in zip(names, given, strict=True):
+    for name, size in zip(names, arguments, strict=True):
         if size is not None:
             count("Hopfield", name, size, 1)
-    width, head, out, values, stored, projection = given
+    width, head, out, values, stored, projection = arguments
     if width is None:
         raise ValueError("Hopfield: input_size must be given unless nothing is projected or normalised, got None")
     if head is None and width % heads:

@@ -13,7 +13,7 @@ from ...._check import type_name
 _NAMES = ("stored patterns", "state patterns", "pattern projections")
 
 
-def parts_of(name: str, given: Any, number: int, expected: str) -> tuple[Tensor, ...]:
+def parts_of(name: str, values: Any, number: int, expected: str) -> tuple[Tensor, ...]:
     """Return the input of a layer as a tuple; a single tensor serves as all parts.
 
     Parameters
@@ -27,9 +27,9 @@ def parts_of(name: str, given: Any, number: int, expected: str) -> tuple[Tensor,
     expected : str
         The description of a valid input in messages.
     """
-    parts = (given,) * number if isinstance(given, Tensor) else given
+    parts = (values,) * number if isinstance(values, Tensor) else values
     if not isinstance(parts, (tuple, list)):
-        raise TypeError(f"{name}: input must be {expected}, got {type_name(given)}")
+        raise TypeError(f"{name}: input must be {expected}, got {type_name(values)}")
     if len(parts) != number or not all(isinstance(x, Tensor) for x in parts):
         raise TypeError(f"{name}: input must be {expected}, got other parts")
     return tuple(parts)

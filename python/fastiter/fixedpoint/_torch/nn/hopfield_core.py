@@ -40,7 +40,7 @@ class Static(NamedTuple):
 class Updates(NamedTuple):
     """The maximum number of updates and the tolerance of each head."""
 
-    most: Any
+    max_steps: Any
     eps: Any
 
 
@@ -67,11 +67,11 @@ class HopfieldCore(nn.Module):
             0 if is_static else width or 0
             for is_static, width in zip(self._order(), (hidden, hidden, values), strict=True)
         ]
-        given = (sizes.state, sizes.stored, hidden if static.connected and not static.stored else sizes.projection)
+        arguments = (sizes.state, sizes.stored, hidden if static.connected and not static.stored else sizes.projection)
         alike = sizes.state == sizes.stored == sizes.projection and sizes.value == sizes.head and not static.connected
         self.is_joint = alike and not options["own_values"]
         self._own(["in_proj_weight"], [(sum(rows), sizes.state)], self.is_joint and sum(rows) > 0)
-        for name, count, width in zip("qkv", rows, given, strict=True):
+        for name, count, width in zip("qkv", rows, arguments, strict=True):
             self._own([f"{name}_proj_weight"], [(count, width)], not self.is_joint and count > 0)
         self._own(["in_proj_bias"], [(rows[0] + rows[1] + (values or 0),)], bias and sum(rows) > 0)
         self.out_proj = None if options["no_output"] else nn.Linear(values or 0, sizes.out or 0, bias=bias)
@@ -82,9 +82,9 @@ class HopfieldCore(nn.Module):
     def _order(self) -> tuple[bool, bool, bool]:
         return self.static.state, self.static.stored, self.static.projection
 
-    def _own(self, names: list[str], shapes: list[Any], given: bool) -> None:
+    def _own(self, names: list[str], shapes: list[Any], present: bool) -> None:
         for name, shape in zip(names, shapes, strict=True):
-            self.register_parameter(name, nn.Parameter(torch.empty(shape)) if given else None)
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)) if present else None)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -167,9 +167,9 @@ class HopfieldCore(nn.Module):
     def updated(self, q: Tensor, k: Tensor, beta: Tensor, bias: Tensor | None, updates: Updates) -> Tensor:
         """Return the queries after their updates, groups of heads with the same limits together."""
         heads = self.num_heads
-        most = updates.most.tolist() if isinstance(updates.most, Tensor) else [updates.most] * heads
+        max_steps = updates.max_steps.tolist() if isinstance(updates.max_steps, Tensor) else [updates.max_steps] * heads
         eps = updates.eps.tolist() if isinstance(updates.eps, Tensor) else [updates.eps] * heads
-        limits = [(None if n is None or n < 0 else int(n), float(e)) for n, e in zip(most, eps, strict=True)]
+        limits = [(None if n is None or n < 0 else int(n), float(e)) for n, e in zip(max_steps, eps, strict=True)]
         if all(n == 0 for n, _ in limits):
             return q
         kinds = list(dict.fromkeys(limits))
@@ -187,8 +187,8 @@ class HopfieldCore(nn.Module):
     def _one_kind(
         self, q: Tensor, k: Tensor, beta: Tensor, bias: Tensor | None, kind: tuple[int | None, float]
     ) -> Tensor:
-        most, eps = kind
-        if most == 0:
+        max_steps, eps = kind
+        if max_steps == 0:
             return q
         if bias is not None and bias.requires_grad:
             raise ValueError("Hopfield: association_mask must not require a gradient with updates, got one that does")
@@ -196,8 +196,8 @@ class HopfieldCore(nn.Module):
         whole = None if bias is None else bias.expand(*axes, q.shape[2], k.shape[2])
         problem = Problem(q, k.expand(*axes, -1, -1), beta.expand(axes), whole)
         # A query stops when an update changes it by no more than eps.
-        stopping = Stopping(Limits(0.0, eps, MAX_STEPS if most is None else most))
-        return solved(problem, stopping, most is not None, "warn" if most is None else "")[0]
+        stopping = Stopping(Limits(0.0, eps, MAX_STEPS if max_steps is None else max_steps))
+        return solved(problem, stopping, max_steps is not None, "warn" if max_steps is None else "")[0]
 
     def forward(
         self,

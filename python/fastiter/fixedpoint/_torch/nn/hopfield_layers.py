@@ -230,8 +230,8 @@ class HopfieldLayer(_Learned):
         width = input_size if width is None else width
         self.lookup_weights = self._weights(width, trainable)
         if lookup_weights_as_separated:
-            given = options.get("pattern_projection_size")
-            self.target_weights = self._weights(width if given is None else given, lookup_targets_as_trainable)
+            values = options.get("pattern_projection_size")
+            self.target_weights = self._weights(width if values is None else values, lookup_targets_as_trainable)
         else:
             self.register_parameter("target_weights", None)
         self._reset_patterns()

@@ -66,5 +66,5 @@ class Association:
     hidden_size = property(lambda self: self._association.sizes.head, doc="The width of a head.")
     output_size = property(lambda self: self._association.sizes.out, doc="The width of the output.")
     pattern_size = property(lambda self: self._association.sizes.value, doc="The width of a head's values.")
-    update_steps_max = property(lambda self: self._association._updates.most, doc="The maximum number of updates.")
+    update_steps_max = property(lambda self: self._association._updates.max_steps, doc="The maximum number of updates.")
     update_steps_eps = property(lambda self: self._association._updates.eps, doc="The change that ends updates.")

@@ -123,17 +123,17 @@ class MonotoneDBM(nn.Module):
         self.solution: FixedPointSolution | None = None
         self.tiers = checked_tiers(_NAME, tiers, self.kernel_size)
         rows = checked_features(_NAME, features, self.tiers)
-        how = {"device": device, "dtype": dtype}
+        options = {"device": device, "dtype": dtype}
         lower, upper = [], []
         self.lower, self.upper = nn.ParameterList(), nn.ParameterList()
         for i, number in enumerate(rows):
             one, other = linked_maps(self.tiers, i)
             lower.append(one)
-            self.lower.append(nn.Parameter(torch.empty(one.weight_shape(number, self.kernel_size), **how)))
+            self.lower.append(nn.Parameter(torch.empty(one.weight_shape(number, self.kernel_size), **options)))
             if other is not None:
                 upper.append(other)
-                self.upper.append(nn.Parameter(torch.empty(other.weight_shape(number, self.kernel_size), **how)))
-        self.bias = nn.ParameterList([nn.Parameter(torch.empty(tier.shape, **how)) for tier in self.tiers])
+                self.upper.append(nn.Parameter(torch.empty(other.weight_shape(number, self.kernel_size), **options)))
+        self.bias = nn.ParameterList([nn.Parameter(torch.empty(tier.shape, **options)) for tier in self.tiers])
         self.coupling = Coupling(self.tiers, tuple(lower), tuple(upper))
         self.reset_parameters()
 
@@ -204,26 +204,26 @@ class MonotoneDBM(nn.Module):
         TypeError, ValueError
             For a wrong type or dtype; for a wrong shape.
         """
-        given = checked_observed(_NAME, self.tiers, observed, mask, self.bias[0])
+        values = checked_observed(_NAME, self.tiers, observed, mask, self.bias[0])
         weights, bias = self.weights(), list(self.bias)
-        seen, known = [one for one, _ in given], [one for _, one in given]
+        visible, known = [one for one, _ in values], [one for _, one in values]
         start = tuple(
             torch.where(k, x, torch.full_like(x, 1 / tier.states))
-            for x, k, tier in zip(seen, known, self.tiers, strict=True)
+            for x, k, tier in zip(visible, known, self.tiers, strict=True)
         )
         with torch.no_grad():
             step = min(1.0, 1.8 / (self._norm(weights) + self.m))
         if self.splitting == "forward-backward":
             step = step if self.alpha is None else self.alpha
             result = fixed_point(
-                partial(_forward_backward, self.coupling, step), start, weights, bias, seen, known, **self.solver
+                partial(_forward_backward, self.coupling, step), start, weights, bias, visible, known, **self.solver
             )
         else:
             alpha = 0.5 if self.alpha is None else self.alpha
             rule = partial(_forward_backward, self.coupling, step)
-            value, result = self._peaceman_rachford(start, weights, bias, (seen, known), alpha)
+            value, result = self._peaceman_rachford(start, weights, bias, (visible, known), alpha)
             adjoint = self._solver("anderson").changed(_NAME, self.solver.get("adjoint"))
-            result = with_gradient(rule, result, value, (weights, bias, seen, known), adjoint)
+            result = with_gradient(rule, result, value, (weights, bias, visible, known), adjoint)
         self.solution = detached(result)
         return tuple(result.value)
 
@@ -256,12 +256,12 @@ class MonotoneDBM(nn.Module):
         start: tuple[Tensor, ...],
         weights: dict[str, Any],
         bias: list[Tensor],
-        given: tuple[list[Tensor], list[Tensor]],
+        values: tuple[list[Tensor], list[Tensor]],
         alpha: float,
     ) -> tuple[tuple[Tensor, ...], Any]:
         """Return the mean field and the solution for the state u of the iteration, q = prox(u)."""
         flat, layout = checked_state(_NAME, start)
-        system = _System(self.coupling, weights, given, alpha)
+        system = _System(self.coupling, weights, values, alpha)
         right, free = system.right(bias), system.free(layout)
         near = [flat]
 
@@ -281,11 +281,11 @@ def _forward_backward(
     q: Sequence[Tensor],
     weights: dict[str, Any],
     bias: Sequence[Tensor],
-    seen: Sequence[Tensor],
+    visible: Sequence[Tensor],
     known: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
     result = []
-    for x, w, b, fixed, mask in zip(q, coupling.apply(weights, q), bias, seen, known, strict=True):
+    for x, w, b, fixed, mask in zip(q, coupling.apply(weights, q), bias, visible, known, strict=True):
         p = prox_softmax_entropy((1 - alpha) * x + alpha * (w + b), alpha, axis=2)
         result.append(torch.where(mask, fixed, p))
     return tuple(result)
@@ -295,23 +295,23 @@ class _System:
     """The resolvents of Peaceman-Rachford on the variables that are not observed."""
 
     def __init__(
-        self, coupling: Coupling, weights: dict[str, Any], given: tuple[list[Tensor], list[Tensor]], alpha: float
+        self, coupling: Coupling, weights: dict[str, Any], values: tuple[list[Tensor], list[Tensor]], alpha: float
     ) -> None:
         self._coupling, self._weights, self._alpha = coupling, weights, alpha
-        self._seen, self._known = given
+        self._values, self._known = values
 
     def prox(self, u: Sequence[Tensor]) -> list[Tensor]:
         """Return the resolvent of the entropy, which keeps observed variables."""
         result = (prox_softmax_entropy(x, self._alpha, axis=2) for x in u)
-        return [torch.where(k, s, p) for k, s, p in zip(self._known, self._seen, result, strict=True)]
+        return [torch.where(k, s, p) for k, s, p in zip(self._known, self._values, result, strict=True)]
 
     def free(self, layout: Layout) -> Tensor:
         """Return the mask of the entries of a flat state that are not observed."""
-        return ~layout.pack([k.expand_as(s) for k, s in zip(self._known, self._seen, strict=True)])
+        return ~layout.pack([k.expand_as(s) for k, s in zip(self._known, self._values, strict=True)])
 
     def right(self, bias: Sequence[Tensor]) -> list[Tensor]:
         """Return b, plus the influence of observed variables on the others."""
-        clamped = [torch.where(k, s, torch.zeros_like(s)) for k, s in zip(self._known, self._seen, strict=True)]
+        clamped = [torch.where(k, s, torch.zeros_like(s)) for k, s in zip(self._known, self._values, strict=True)]
         return [w + b for w, b in zip(self._coupling.apply(self._weights, clamped), bias, strict=True)]
 
     def solve(self, layout: Layout, right: Tensor, near: Tensor) -> Tensor:

@@ -108,11 +108,11 @@ class MonotoneDEQ(nn.Module):
         self.solver = solver
         self.solution: FixedPointSolution | None = None
         window = () if self.kernel_size is None else (self.kernel_size,) * 2
-        how = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty((hidden_size, input_size, *window), **how))
-        self.bias = nn.Parameter(torch.empty(hidden_size, **how))
-        self.weight_a = nn.Parameter(torch.empty((hidden_size, hidden_size, *window), **how))
-        self.weight_b = nn.Parameter(torch.empty((hidden_size, hidden_size, *window), **how))
+        options = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty((hidden_size, input_size, *window), **options))
+        self.bias = nn.Parameter(torch.empty(hidden_size, **options))
+        self.weight_a = nn.Parameter(torch.empty((hidden_size, hidden_size, *window), **options))
+        self.weight_b = nn.Parameter(torch.empty((hidden_size, hidden_size, *window), **options))
         self.reset_parameters()
 
     @torch.no_grad()

@@ -91,9 +91,9 @@ def solved(function: Sharding[ParaResult], arguments: Mapping[str, Any]) -> Para
     solver, info = Solver(*(arguments[name] for name in Solver._fields)), list[NewtonInfo]()
 
     @wraps(function.local)
-    def local(*, reverse: bool = False, **given: Any) -> Any:
-        tensors = {name: x for name, x in given.items() if name not in Solver._fields}
-        return function.local(**tensors, reverse=reverse, **solver.check(function.name, given["wx"]))
+    def local(*, reverse: bool = False, **passed: Any) -> Any:
+        tensors = {name: x for name, x in passed.items() if name not in Solver._fields}
+        return function.local(**tensors, reverse=reverse, **solver.check(function.name, passed["wx"]))
 
     def entered(request: Request, met: Meeting) -> Entered | None:
         with torch.no_grad(), torch.autocast(met.is_open.device.type, enabled=False):

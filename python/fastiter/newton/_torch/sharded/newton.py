@@ -83,7 +83,7 @@ class Local:
         return f, jacobian
 
 
-class Found(NamedTuple):
+class Solved(NamedTuple):
     """The states of this rank's steps, the iterations of each row, and whether it converged."""
 
     y: Tensor
@@ -91,12 +91,12 @@ class Found(NamedTuple):
     converged: Tensor
 
 
-def newton(local: Local, steps: Steps, options: Options) -> Found:
+def newton(local: Local, steps: Steps, options: Options) -> Solved:
     """Iterate until each row converges or is given up, on all ranks at the same iteration."""
     proposed = local.proposed()
     batch, device = proposed.shape[0], proposed.device
-    result = Found(proposed.clone(), torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.bool))
-    active, since = torch.ones(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.int64)
+    result = Solved(proposed.clone(), torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.bool))
+    active, unimproved = torch.ones(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.int64)
     milestone = torch.full((batch,), torch.inf, dtype=torch.float64)
     index = torch.arange(steps.start, steps.start + steps.count, device=device)
     for step in range(1, options.max_steps + 1):
@@ -118,8 +118,8 @@ def newton(local: Local, steps: Steps, options: Options) -> Found:
             stable, ends = steps.gathered(*small).amin(0).bool().cpu()
             done, lost = right & stable & ends, right & ~stable
         fell = merit <= 0.25 * milestone
-        milestone, since = torch.where(fell, merit, milestone), torch.where(fell, 0, since + 1)
-        lost = lost | (((since >= _PATIENCE) | ~merit.isfinite()) & ~done)
+        milestone, unimproved = torch.where(fell, merit, milestone), torch.where(fell, 0, unimproved + 1)
+        lost = lost | (((unimproved >= _PATIENCE) | ~merit.isfinite()) & ~done)
         done = done & active
         result.y[done.to(device)] = proposed[done.to(device)]
         result.converged[done] = True

@@ -45,8 +45,8 @@ class Shard:
 
     def guess(self) -> Tensor:
         """Return the initial guess of the states before this rank's steps, (B, D, K)."""
-        given = self._like if self._own is None or self._met.border.packed else self._own
-        return torch.stack([x.clone() for x in self._met.border.message(given)], -1)
+        source = self._like if self._own is None or self._met.border.packed else self._own
+        return torch.stack([x.clone() for x in self._met.border.message(source)], -1)
 
     def constant(self) -> Tensor:
         """Return the states after the steps of the first rank, which receives no states."""

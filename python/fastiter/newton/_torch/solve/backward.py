@@ -63,8 +63,8 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         states, inputs = ctx.problem.parts
         saved = ctx.saved_tensors  # read only once, as checkpoints require
-        values, given = saved[:states], [x.detach() for x in saved[states:]]
-        first, x, params = given[:states], given[states : states + inputs], given[states + inputs :]
+        values, leaves = saved[:states], [x.detach() for x in saved[states:]]
+        first, x, params = leaves[:states], leaves[states : states + inputs], leaves[states + inputs :]
         needs = ctx.needs_input_grad[2:]
         for leaf, needed in zip((*x, *params), needs[states:], strict=True):
             leaf.requires_grad_(needed)

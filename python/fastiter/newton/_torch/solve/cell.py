@@ -72,7 +72,7 @@ class Structure:
     kind: str
     size: int
     run: int = 0
-    given: Callable[..., Any] | None = None
+    jacobian: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
@@ -158,12 +158,12 @@ class Linearised:
 
     def leaves(self) -> Iterator[Tensor]:
         """Yield the leaf tensors in the graph of f, other than h."""
-        seen, waiting = set(), [self._f.grad_fn]
+        visited, waiting = set(), [self._f.grad_fn]
         while waiting:
             node = waiting.pop()
-            if node is None or node in seen:
+            if node is None or node in visited:
                 continue
-            seen.add(node)
+            visited.add(node)
             leaf = getattr(node, "variable", None)
             if leaf is not None and leaf is not self.h:
                 yield leaf
@@ -172,8 +172,8 @@ class Linearised:
     def jacobian(self, structure: Structure) -> Tensor:
         """Return the Jacobians' blocks (M, N, K, K), or their diagonals (M, n) if K = 1."""
         size, (rows, width) = structure.size, self.h.shape
-        if structure.given is not None:
-            return self._given(structure)
+        if structure.jacobian is not None:
+            return self._own(structure)
         if structure.kind == "quasi":
             return self._blocks_of_dense(size)
         if size == 1:
@@ -197,10 +197,10 @@ class Linearised:
         seed[units] = 1
         return seed.expand(self.h.shape)
 
-    def _given(self, structure: Structure) -> Tensor:
-        assert structure.given is not None
+    def _own(self, structure: Structure) -> Tensor:
+        assert structure.jacobian is not None
         with torch.no_grad():
-            kind, jacobian = given_jacobian(self._cell, structure.given, self.h.detach(), self._x)
+            kind, jacobian = own_jacobian(self._cell, structure.jacobian, self.h.detach(), self._x)
         if structure.kind == "quasi" and kind[0] == "dense":
             return jacobian[:, 0].diagonal(dim1=1, dim2=2)
         if kind != (structure.kind, structure.size):
@@ -211,7 +211,7 @@ class Linearised:
         return jacobian
 
 
-def given_jacobian(
+def own_jacobian(
     cell: Cell, function: Callable[..., Any], h: Tensor, x: Sequence[Tensor]
 ) -> tuple[tuple[str, int], Tensor]:
     """Call the user's Jacobian; return its kind and K, from its shape, and it in the form of `Linearised.jacobian`."""

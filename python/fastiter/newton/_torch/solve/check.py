@@ -137,7 +137,7 @@ def checked_state(state: Any, batch: int) -> tuple[list[Tensor], Layout]:
     return parts, Layout(tuple([tuple(part.shape[1:]) for part in parts]), single)
 
 
-def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any) -> Any:
+def probed_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any) -> Any:
     """Return a zero state, whose shape is found by calling the cell with a one-unit state that broadcasts.
 
     The number of parts is the one for which the cell returns as many parts as it is given.
@@ -146,13 +146,13 @@ def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any)
     batch = x[0].shape[0]
     # if there are no steps, zeros instead of the first step give the same shape
     step = [part[:, 0].clone() if part.shape[1] else part.new_zeros((batch, *part.shape[2:])) for part in x]
-    given = step[0] if single_x else tuple(step)
+    x_0 = step[0] if single_x else tuple(step)
     errors = []
     for parts in range(1, 5):
         unit = [torch.zeros((batch, 1), dtype=dtype, device=x[0].device) for _ in range(parts)]
         try:
             with torch.no_grad():
-                state = function(unit[0] if parts == 1 else tuple(unit), given, params)
+                state = function(unit[0] if parts == 1 else tuple(unit), x_0, params)
             if _is_state(state, parts, batch):
                 return torch.zeros_like(state) if parts == 1 else tuple([torch.zeros_like(part) for part in state])
         except Exception as error:

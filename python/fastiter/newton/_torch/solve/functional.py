@@ -17,7 +17,7 @@ from ...._torch.graph_break import graph_break
 from ...._torch.ops import refuse_transforms
 from .backward import Problem, with_gradient
 from .cell import Cell, Structure
-from .check import Request, check_cell_is_function, check_device, check_params, checked_state, checked_x, found_state
+from .check import Request, check_cell_is_function, check_device, check_params, checked_state, checked_x, probed_state
 from .newton import Options
 from .probe import check_cell, named_structure
 from .result import RecurrenceSolution
@@ -189,14 +189,14 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
             return _solve(function, x, params, state, request)
     check_cell_is_function(function)
     request = request.checked()
-    given, cell = _arguments(function, x, params, state)
-    inputs, first = [_plain(part) for part in given.x], [_plain(part) for part in given.first]
+    arguments, cell = _arguments(function, x, params, state)
+    inputs, first = [_plain(part) for part in arguments.x], [_plain(part) for part in arguments.first]
     batch, time = inputs[0].shape[:2]
     if batch == 0 or time == 0 or cell.layout.width == 0:
-        return _nothing(given, cell)
+        return _nothing(arguments, cell)
     with torch.no_grad():  # on copies: modified arguments are detected below
         cell(cell.layout.pack(first).clone(), [part[:, 0].clone() for part in inputs])
-    recorded = _is_recorded(given)
+    recorded = _is_recorded(arguments)
     if request.method != "sequential" or torch.is_grad_enabled():
         check_cell(cell, inputs)
     method, structure = _choose(cell, inputs, request)
@@ -214,23 +214,23 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
         # An approximate Jacobian suffices to find a solution, but not for its gradient.
         exact = "auto" if "quasi" in (request.method, request.jacobian) else request.jacobian
         find = lambda: named_structure(cell.with_run(0), exact, inputs)  # noqa: E731
-        problem = Problem(cell, given.rebuild, find, window, (len(first), len(inputs)))
-        used = given.x if done == time else [part[:, :done] for part in given.x]
-        values = with_gradient(problem, values, given.first, used, given.params)
+        problem = Problem(cell, arguments.rebuild, find, window, (len(first), len(inputs)))
+        used = arguments.x if done == time else [part[:, :done] for part in arguments.x]
+        values = with_gradient(problem, values, arguments.first, used, arguments.params)
     last = [part[:, -1].clone() for part in values]
     result = _solution(cell, values, last, answer, method, structure, min(window, time))
     _warn_of_loops(judged(_NAME, result, request.limits.throw), request)
     return result
 
 
-def _warn_of_loops(found: RecurrenceSolution, request: Request) -> None:
+def _warn_of_loops(solution: RecurrenceSolution, request: Request) -> None:
     """Warn if the loop had to replace a method that the user named."""
-    if request.method in ("auto", "sequential") or not bool(found.converged.all() & found.sequential.any()):
+    if request.method in ("auto", "sequential") or not bool(solution.converged.all() & solution.sequential.any()):
         return
-    windows, count = int(found.sequential.sum()), found.sequential.numel()
+    windows, count = int(solution.sequential.sum()), solution.sequential.numel()
     warn(
-        f"{_NAME}: {found.method} must converge to be faster than a loop, got {windows} of {count} windows that were "
-        "run as a loop; try a smaller window, a larger max_steps, damping or method='auto'"
+        f"{_NAME}: {solution.method} must converge to be faster than a loop, got {windows} of {count} windows that "
+        "were run as a loop; try a smaller window, a larger max_steps, damping or method='auto'"
     )
 
 
@@ -246,7 +246,7 @@ def _arguments(function: Any, x: Any, params: Any, state: Any) -> tuple[_Argumen
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     plain = rebuild([_plain(leaf) for leaf in tensors])
     if state is None:
-        state = found_state(function, [_plain(part) for part in inputs], single_x, plain)
+        state = probed_state(function, [_plain(part) for part in inputs], single_x, plain)
     first, layout = checked_state(state, inputs[0].shape[0])
     check_device([*inputs, *tensors, *first])
     cell = Cell(function, plain, layout, first[0].dtype, single_x)
@@ -258,9 +258,9 @@ def _plain(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x.detach()
 
 
-def _is_recorded(given: _Arguments) -> bool:
+def _is_recorded(arguments: _Arguments) -> bool:
     # Under forward-mode differentiation the autograd function is called, which raises the error.
-    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in given.tensors)
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in arguments.tensors)
     return recorded or forward_ad._current_level >= 0
 
 
@@ -278,7 +278,7 @@ def _choose(cell: Cell, x: Sequence[Tensor], request: Request) -> tuple[str, Str
         wide = structure.kind in ("dense", "quasi") or numbers * structure.size > few
         return ("sequential", None) if wide else ("newton", structure)
     if method == "quasi" and structure.kind == "dense":  # from a Jacobian function
-        structure = Structure("quasi", 1, given=structure.given)
+        structure = Structure("quasi", 1, jacobian=structure.jacobian)
     return "quasi" if structure.kind == "quasi" and method == "newton" else method, structure
 
 
@@ -295,10 +295,10 @@ def _options(request: Request, method: str, dtype: torch.dtype) -> Options:
     )
 
 
-def _nothing(given: _Arguments, cell: Cell) -> RecurrenceSolution:
-    batch, time = given.x[0].shape[:2]
-    values = [part.new_zeros((batch, time, *part.shape[1:])) for part in given.first]
-    last = [part.clone() for part in given.first]
+def _nothing(arguments: _Arguments, cell: Cell) -> RecurrenceSolution:
+    batch, time = arguments.x[0].shape[:2]
+    values = [part.new_zeros((batch, time, *part.shape[1:])) for part in arguments.first]
+    last = [part.clone() for part in arguments.first]
     answer = Answer.of_loop(values[0].new_zeros((batch, time, 0)))
     return _solution(cell, values, last, answer, "sequential", None, time)
 

@@ -66,7 +66,7 @@ class _Iterate:
     jacobian: Tensor  # (A, W, n) or (A, W, N, K, K)
     weight: Tensor  # (A,) 1 - k
     milestone: Tensor  # (A,) the merit when it last fell to a quarter
-    since: Tensor  # (A,) iterations since then
+    unimproved: Tensor  # (A,) iterations since then
 
     def keep(self, saved: Tensor) -> None:
         """Drop the other rows."""
@@ -201,7 +201,7 @@ def _start(cell: Cell, first: Tensor, x: Sequence[Tensor], options: Options) -> 
         jacobian=nothing,
         weight=weight,
         milestone=infinite,
-        since=none,
+        unimproved=none,
     )
 
 
@@ -270,8 +270,8 @@ def _is_lost(state: _Iterate, better: Tensor, options: Options, step: int) -> Te
     """Return for each row whether to give up, as a loop would be faster."""
     fell = better & (state.merit <= 0.25 * state.milestone)
     state.milestone = torch.where(fell, state.merit, state.milestone)
-    state.since = torch.where(fell, 0, state.since + 1)
-    lost = (state.since >= _PATIENCE) | ~state.merit.isfinite()
+    state.unimproved = torch.where(fell, 0, state.unimproved + 1)
+    lost = (state.unimproved >= _PATIENCE) | ~state.merit.isfinite()
     if not options.adapt:
         lost |= ~better
     if options.contracting and step == 2:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cell import WIDEST, Cell, Linearised, Structure, given_jacobian
+from .cell import WIDEST, Cell, Linearised, Structure, own_jacobian
 
 #: Magnitude of each random state: nonlinearities saturate, gates open and close.
 _SCALES = (0.1, 0.5, 1.0, 1.0, 2.0, 4.0)
@@ -124,7 +124,7 @@ def named_structure(cell: Cell, jacobian: Any, x: Sequence[Tensor]) -> Structure
 def _structure_of(cell: Cell, jacobian: Callable[..., Any], x: Sequence[Tensor]) -> Structure:
     h, x = probe_points(cell, x)
     with torch.no_grad():
-        (kind, size), _ = given_jacobian(cell, jacobian, h, x)
+        (kind, size), _ = own_jacobian(cell, jacobian, h, x)
     parts = len(cell.layout.widths)
     run = size // parts if kind == "block" and parts > 1 else 0
     if kind == "block":

@@ -31,7 +31,7 @@ class Entries(NamedTuple):
     start: Array
     column: Array
     values: Tensor
-    given: Tensor | None = None
+    source: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -43,7 +43,7 @@ class Entries(NamedTuple):
         counts = np.diff(self.start)[rows]
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         places = np.repeat(self.start[rows] - start[:-1], counts) + np.arange(start[-1])
-        return Entries(self.columns, start, self.column[places], self.values[torch.from_numpy(places)], self.given)
+        return Entries(self.columns, start, self.column[places], self.values[torch.from_numpy(places)], self.source)
 
 
 def read_entries(function: str, A: Any) -> Entries:
@@ -73,7 +73,7 @@ def read_entries(function: str, A: Any) -> Entries:
 
 def version_of(A: Entries) -> int:
     """Return how often the given values have been written to; 0 if torch does not count."""
-    return 0 if A.given is None or A.given.is_inference() else int(A.given._version)
+    return 0 if A.source is None or A.source.is_inference() else int(A.source._version)
 
 
 def check_columns(function: str, A: Entries, n: int) -> None:

@@ -33,13 +33,13 @@ class Jacobi(Identity):
     def __init__(self, A: RowMatrix, omega: float) -> None:
         diagonal = [diagonal_of(part.own) for part in A._parts]
         self._inverse = 1 / np.concatenate([np.zeros(0, A._numpy_dtype), *diagonal])[:, np.newaxis]
-        self._found = np.empty((0, 0), A._numpy_dtype)
+        self._result = np.empty((0, 0), A._numpy_dtype)
 
     def apply(self, r: Array) -> Array:
         """Return D^-1 r."""
-        if self._found.shape != r.shape:
-            self._found = np.empty_like(r)
-        return np.multiply(self._inverse, r, out=self._found)
+        if self._result.shape != r.shape:
+            self._result = np.empty_like(r)
+        return np.multiply(self._inverse, r, out=self._result)
 
 
 class BlockJacobi(Identity):
@@ -49,17 +49,17 @@ class BlockJacobi(Identity):
     """
 
     def __init__(self, A: RowMatrix, omega: float) -> None:
-        self._half = self._found = np.empty((0, 0), A._numpy_dtype)
+        self._half = self._result = np.empty((0, 0), A._numpy_dtype)
         parts = [part for part in A._parts if part.own.n]
         self._sweeps = [(slice(part.first, part.last), SymmetricSweep(part.own, omega)) for part in parts]
 
     def apply(self, r: Array) -> Array:
         """Return M^-1 r."""
         if self._half.shape != r.shape:
-            self._half, self._found = np.empty_like(r), np.empty_like(r)
+            self._half, self._result = np.empty_like(r), np.empty_like(r)
         for rows, sweep in self._sweeps:
-            sweep(r[rows], self._half[rows], self._found[rows])
-        return self._found
+            sweep(r[rows], self._half[rows], self._result[rows])
+        return self._result
 
 
 class SymmetricSweep:
