@@ -86,9 +86,9 @@ KERNEL barrier_block(int turns, long long* cycles) {
     if (threadIdx.x == 0) *cycles = now() - start;
 }
 __device__ __forceinline__ void wait_for(const uint32* arrived, uint32 target) {
-    uint32 seen;
-    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(arrived) : "memory");
-    while (int(seen - target) < 0);
+    uint32 value;
+    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(arrived) : "memory");
+    while (int(value - target) < 0);
 }
 // kind 0: a fence and an atomic addition; 1: a releasing reduction; 2: a flag for each block, polled by as many threads
 KERNEL barrier_grid(uint32* arrived, int kind, int turns, long long* cycles, float* data) {

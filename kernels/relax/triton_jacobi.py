@@ -20,7 +20,7 @@ def jacobi_fwd_kernel(
     y,
     coefficients,  # (7) or (7, n0, n1, n2): the point itself, then its neighbours along axes 0, 1 and 2
     inverse,  # (n0, n1, n2): 1 / the first one, 0 where x is given; not read if coefficients are constant
-    given,  # (n0, n1, n2): where x is given; read if coefficients are constant and there is a mask
+    fixed,  # (n0, n1, n2): where x is given; read if coefficients are constant and there is a mask
     omega,
     n0,
     n1,
@@ -51,7 +51,7 @@ def jacobi_fwd_kernel(
     if IS_CONSTANT:
         new = (1 - factor) * now + factor / tl.load(coefficients) * s
         if HAS_MASK:
-            new = tl.where(tl.load(given + at, mask=is_point, other=0) != 0, now, new)
+            new = tl.where(tl.load(fixed + at, mask=is_point, other=0) != 0, now, new)
     else:
         scale = tl.load(inverse + at, mask=is_point, other=0.0)
         new = tl.where(scale != 0, (1 - factor) * now + factor * (scale * s), now)

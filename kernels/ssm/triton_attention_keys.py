@@ -88,7 +88,7 @@ def _of_shared_decay(
     g,
     e,
     after,
-    kept,
+    continues,
     C: tl.constexpr,
     BEFORE: tl.constexpr,
     NEEDS: tl.constexpr,
@@ -96,7 +96,7 @@ def _of_shared_decay(
 ):
     """(dq, dk, dg (C,)) of factors (C, 1)"""
     if BEFORE:
-        R, from_start = between_before(e, C) * kept, running(e) * kept
+        R, from_start = between_before(e, C) * continues, running(e) * continues
     else:
         R, from_start = between(g, C), running(g)
     W = M * R
@@ -125,7 +125,7 @@ def _of_own_decays(
     g,
     e,
     after,
-    kept,
+    continues,
     steps,
     C: tl.constexpr,
     BEFORE: tl.constexpr,
@@ -135,12 +135,12 @@ def _of_own_decays(
     """(dq, dk, dg (C, BK)) of factors (C, BK), one step j after the other"""
     i = tl.arange(0, C)
     ends = products_after(after)
-    dq, dk = (running(e) * kept if BEFORE else running(g)) * read, ends * write
+    dq, dk = (running(e) * continues if BEFORE else running(g)) * read, ends * write
     dg = tl.zeros_like(queries)
     # The decay from step i to step j - 1, and from the start of the chunk to step j - 1
     earlier, before = tl.zeros_like(queries), tl.full((queries.shape[1],), 1.0, queries.dtype)
     for j in range(steps):
-        decays = column_before(e, j, C) * kept if BEFORE else column(g, j, C)
+        decays = column_before(e, j, C) * continues if BEFORE else column(g, j, C)
         weight = tl.sum(tl.where(i[None, :] == j, M, 0.0), 1)[:, None]
         dq += decays * weight * line_at(keys, j, C)[None, :]
         reads = decays * queries
@@ -244,15 +244,15 @@ def attention_bwd_keys_kernel(
         e = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
         more = (i < C - 1) & (at + i + 1 < count)
         after = factors(at_g, decay_time, at_reset, t + 1, more, first, K, BK, VECTOR, LOG, STATE)
-        kept = keeps(at_reset, t, valid, STATE)
+        continues = keeps(at_reset, t, valid, STATE)
         if VECTOR:
             steps = tl.minimum(count - at, C).to(tl.int32)
             queries_d, keys_d, dg = _of_own_decays(
-                queries, keys, M, read, write, overlap, g, e, after, kept, steps, C, BEFORE, NEEDS, PRECISION
+                queries, keys, M, read, write, overlap, g, e, after, continues, steps, C, BEFORE, NEEDS, PRECISION
             )
         else:
             queries_d, keys_d, dg = _of_shared_decay(
-                queries, keys, M, read, write, overlap, g, e, after, kept, C, BEFORE, NEEDS, PRECISION
+                queries, keys, M, read, write, overlap, g, e, after, continues, C, BEFORE, NEEDS, PRECISION
             )
         if bonus is not None:
             own = tl.sum(tl.where(i[:, None] == i[None, :], M, 0.0), 1)[:, None]
@@ -266,10 +266,10 @@ def attention_bwd_keys_kernel(
         if NEEDS:
             to = ddecay + row * ddecay_row + n * ddecay_head
             if VECTOR:
-                dg = dg * kept * (g if LOG else 1.0)
+                dg = dg * continues * (g if LOG else 1.0)
                 store_lines(to, ddecay_time, t, valid, first, dg, K, BK)
             else:
-                dg = dg * tl.sum(kept, 1)
+                dg = dg * tl.sum(continues, 1)
                 if LOG:
                     dg *= tl.sum(g, 1)
                 to += block * ddecay_block + t * ddecay_time

@@ -18,7 +18,7 @@ import triton.language as tl
 
 _SIZES = ["x_row", "out_row", "dout_row", "dx_row", "channels", "time", "blocks", "segments"]
 _STRIDES = ["x_channel", "x_time", "out_channel", "out_time", "dout_channel", "dout_time", "dx_channel", "dx_time"]
-_STATE_SIZES = ["state_row", "steps", "kept", "places", "x_row", "channels", "blocks"]
+_STATE_SIZES = ["state_row", "steps", "stored", "places", "x_row", "channels", "blocks"]
 _STATE_STRIDES = ["state_channel", "state_time", "weight_channel", "weight_time", "bias_channel"]
 
 
@@ -270,23 +270,23 @@ def causal_conv_bwd_first_kernel(
 
 
 @triton.jit
-def _ring_place(positions, row, p, kept):
+def _ring_place(positions, row, p, stored):
     """The position in a state of the input at p < 0 relative to the next steps"""
     if positions is not None:
-        size = tl.maximum(kept, 1)
+        size = tl.maximum(stored, 1)
         return ((tl.load(positions + row) + p) % size + size) % size
     else:
-        return kept + p
+        return stored + p
 
 
 @triton.jit
-def _step_input(x, state, d, p, steps, kept, STATE: tl.constexpr):
+def _step_input(x, state, d, p, steps, stored, STATE: tl.constexpr):
     """The input at p, from the state if p < 0, else from x; both are (data at the row, its strides, its channels).
 
     The tuple of the state continues with (positions, row).
     """
-    at = state[0] + d * state[1] + _ring_place(state[4], state[5], p, kept) * state[2]
-    before = tl.load(at, (d < state[3]) & (p < 0) & (p >= -kept), 0).to(STATE)
+    at = state[0] + d * state[1] + _ring_place(state[4], state[5], p, stored) * state[2]
+    before = tl.load(at, (d < state[3]) & (p < 0) & (p >= -stored), 0).to(STATE)
     y = tl.load(x[0] + d * x[1] + p * x[2], (d < x[3]) & (p >= 0) & (p < steps), 0).to(STATE)
     return tl.where(p < 0, before, y)
 
@@ -297,10 +297,10 @@ def causal_conv_update_kernel(
     x_row: tl.int64, x_channel: tl.int64, x_time: tl.int64,
     state_row: tl.int64, state_channel: tl.int64, state_time: tl.int64,
     weight_channel: tl.int64, weight_time: tl.int64, bias_channel: tl.int64,
-    channels: tl.int64, steps: tl.int64, kept: tl.int64, places: tl.int64, blocks: tl.int64,
+    channels: tl.int64, steps: tl.int64, stored: tl.int64, places: tl.int64, blocks: tl.int64,
     W: tl.constexpr, SILU: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """out (B, D, L) after the inputs in state (places, D, N = kept), to which those of the steps are then appended
+    """out (B, D, L) after the inputs in state (places, D, N = stored), to which those of the steps are then appended
 
     positions (B,): the state is a ring buffer, with the next input at this position modulo N. rows (B,): the index of
     each row's state; out is 0 if it does not exist.
@@ -318,15 +318,15 @@ def causal_conv_update_kernel(
         for j in range(W):
             tap = tl.load(weight + d * weight_channel + j * weight_time, d < known, 0).to(STATE)
             p = step - (W - 1) + j + tl.zeros((1, 1), tl.int64)
-            y += tap * _step_input(from_x, from_state, d, p, steps, kept, STATE)
+            y += tap * _step_input(from_x, from_state, d, p, steps, stored, STATE)
         if SILU:
             y = _silu(y)[0]
         tl.store(out + (row * channels + d) * steps + step, y.to(out.dtype.element_ty), d < channels)
     i = tl.arange(0, BN)[None, :]
-    p, changes = i - kept + steps, (d < known) & (i < kept)
+    p, changes = i - stored + steps, (d < known) & (i < stored)
     if positions is not None:  # the last step whose position in the ring buffer is i
-        p = steps - 1 - _ring_place(positions, row, steps - 1 - i, kept)
+        p = steps - 1 - _ring_place(positions, row, steps - 1 - i, stored)
         changes = changes & (p >= 0)
-    y = _step_input(from_x, from_state, d, p, steps, kept, STATE)
+    y = _step_input(from_x, from_state, d, p, steps, stored, STATE)
     tl.debug_barrier()  # all reads of the state come before its changes
     tl.store(state + own * state_row + d * state_channel + i * state_time, y.to(state.dtype.element_ty), changes)

@@ -84,8 +84,8 @@ def mlstm_gates_fwd_kernel(
         for u in tl.static_range(UNROLL):
             here, at = k + u < count, to + (k + u) * heads
             log_forget, former = _log_sigmoid(read[u][1]), tl.where(read[u][2], 0.0, state)
-            kept = log_forget + former
-            new = tl.where((kept > read[u][0]) | (kept != kept), kept, read[u][0])
+            decayed = log_forget + former
+            new = tl.where((decayed > read[u][0]) | (decayed != decayed), decayed, read[u][0])
             # Includes the rounding error of the sum, which would otherwise accumulate over the steps
             tl.store(decay + at, tl.exp(log_forget - (new - former)), here)
             tl.store(enter + at, tl.exp(read[u][0] - new), here)
@@ -147,11 +147,11 @@ def mlstm_gates_bwd_kernel(
             t = count - 1 - (k + u)
             here, at, forget = t >= 0, to + t * heads, read[u][1]
             sum_of = _log_sigmoid(forget) + tl.where(read[u][2], 0.0, tl.where(t > 0, read[u][6], state))
-            kept = (sum_of > read[u][0]) | (sum_of != sum_of)
+            decayed = (sum_of > read[u][0]) | (sum_of != sum_of)
             gradient += tl.where(here, read[u][5] * factor, 0.0)
-            d_i, d_lf = read[u][3] + tl.where(kept, 0.0, gradient), read[u][4] + tl.where(kept, gradient, 0.0)
+            d_i, d_lf = read[u][3] + tl.where(decayed, 0.0, gradient), read[u][4] + tl.where(decayed, gradient, 0.0)
             slope = 1.0 / (1.0 + tl.exp(forget))  # derivative of log sigmoid(f)
             tl.store(di + at, d_i.to(di.dtype.element_ty), here)
             tl.store(df + at, (d_lf * slope).to(df.dtype.element_ty), here)
-            gradient = tl.where(here & (read[u][2] | (kept == 0)), 0.0, gradient)
+            gradient = tl.where(here & (read[u][2] | (decayed == 0)), 0.0, gradient)
     tl.store(dm + s * heads + n, gradient, active)

@@ -198,8 +198,8 @@ def _checked_half(function: str, cell: Cell, names: Sequence[str], arrays: Seque
     """Do the same for a wx of 16 bits; ``read`` are the arguments as arrays."""
     wide = [name in cell.state_names[1:] for name in names]
     if read is not arrays:
-        given = zip(names, arrays, read, wide, strict=True)
-        read = [as_array(function, name, x, FLOAT32) if is_wide else y for name, x, y, is_wide in given]
+        arguments = zip(names, arrays, read, wide, strict=True)
+        read = [as_array(function, name, x, FLOAT32) if is_wide else y for name, x, y, is_wide in arguments]
     same = [(name, x) for name, x, is_wide in zip(names, read, wide, strict=True) if not is_wide]
     check_arrays(function, [name for name, _ in same], [x for _, x in same], DTYPES)
     for name, x, is_wide in zip(names, read, wide, strict=True):

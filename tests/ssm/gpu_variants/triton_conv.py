@@ -60,7 +60,7 @@ def _update(storage: str, flags: str) -> tuple[Any, ...]:
     x = f"*{storage}"
     memory = {"x": x, "state": x, "weight": x, "bias": x, "positions": None, "rows": None, "out": x}
     memory |= {name: "*i64" for name in ("positions", "rows") if name in flags}
-    numbers = "weight_channel weight_time bias_channel channels steps kept places blocks"
+    numbers = "weight_channel weight_time bias_channel channels steps stored places blocks"
     how = {"W": 4, "SILU": True, "BD": 64, "BN": 4, "STATE": tl.float64 if storage == "fp64" else tl.float32}
     return _variant("update", memory, "x state", numbers, "time", **how)
 
