@@ -114,7 +114,7 @@ def selective_scan(pick: Pick) -> dict[str, Any]:
         sequences=sequences,
         is_complex=pick.flag(),
     )
-    options = {"delta_softplus": True, "return_last_state": True}
+    options = {"delta_softplus": True, "return_last_state": True, "reverse": True}
     return {**made.arguments(), **subset(pick, options), **cut}
 
 
@@ -137,7 +137,11 @@ def causal_conv1d(pick: Pick) -> dict[str, Any]:
     without = tuple(name for name in ("bias", "state") if pick.flag())
     order = pick.one_of(("time", "channels"))
     made = conv_inputs(B, D, T, W, pick.one_of(REAL), order=order, without=without, sequences=sequences)
-    return {**made.arguments(), **subset(pick, {"activation": "silu", "return_last_state": True}), **cut}
+    return {
+        **made.arguments(),
+        **subset(pick, {"activation": "silu", "return_last_state": True, "reverse": True}),
+        **cut,
+    }
 
 
 @calls("fastiter.ssm.causal_conv1d_update", written=("conv_state",))
@@ -178,7 +182,7 @@ def linear_attention(pick: Pick) -> dict[str, Any]:
         state=pick.flag(),
         sequences=sequences,
     )
-    return {**made.arguments(), **subset(pick, {"scale": 0.5}), **cut}
+    return {**made.arguments(), **subset(pick, {"scale": 0.5, "reverse": True}), **cut}
 
 
 @calls("fastiter.ssm.dplr_delta_rule", terms=60)
@@ -188,7 +192,13 @@ def dplr_delta_rule(pick: Pick) -> dict[str, Any]:
     sequences, cut = division(pick, B, T)
     made = attention_inputs(size, dtype, pick.one_of(("none", "vector")), state=pick.flag(), sequences=sequences)
     a, b = (pick.normal(B, T, N, K, dtype=dtype) / K for _ in range(2))
-    return {**made.arguments(), "a": a.astype(dtype), "b": b.astype(dtype), **subset(pick, {"scale": 0.5}), **cut}
+    return {
+        **made.arguments(),
+        "a": a.astype(dtype),
+        "b": b.astype(dtype),
+        **subset(pick, {"scale": 0.5, "reverse": True}),
+        **cut,
+    }
 
 
 @calls("fastiter.ssm.mlstm", terms=400)
@@ -197,7 +207,7 @@ def mlstm(pick: Pick) -> dict[str, Any]:
     sequences, cut = division(pick, *size[:2])
     shared, state = pick.one_of((1, 2)), pick.flag()
     made = mlstm_inputs(size, pick.one_of(REAL), shared=shared, state=state, sequences=sequences)
-    return {**made, **subset(pick, {"scale": 0.5, "eps": 1e-5}), **cut}
+    return {**made, **subset(pick, {"scale": 0.5, "eps": 1e-5, "reverse": True}), **cut}
 
 
 @calls("fastiter.ssm.ssd", terms=60)
@@ -210,5 +220,5 @@ def ssd(pick: Pick) -> dict[str, Any]:
     shapes |= subset(pick, optional)
     given: dict[str, Any] = {name: pick.normal(*shape, dtype=dtype) for name, shape in shapes.items()}
     given["A"] = -np.abs(given["A"])
-    options = {"dt_softplus": True, "dt_limit": (0.0, 1.0)}
+    options = {"dt_softplus": True, "dt_limit": (0.0, 1.0), "reverse": True}
     return {**given, **subset(pick, options), **cut}
