@@ -81,7 +81,7 @@ def causal_conv1d(
         The function act: none, or x / (1 + e^-x), which has both names.
     reverse : bool
         From the last step to the first: the taps are those of later steps, and the states are in this order, too;
-        tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
+        tensors, and arrays with contiguous time, ``lengths`` or ``cu_seqlens``, are copied in reverse.
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their output is 0.
     cu_seqlens : integers (S + 1,), optional

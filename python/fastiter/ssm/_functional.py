@@ -82,7 +82,8 @@ def selective_scan(
     state : ndarray (B, D, N), optional
         State before the first step; zero by default; dtype of A.
     reverse : bool
-        From the last step to the first; tensors, and arrays with ``lengths`` or ``cu_seqlens``, are copied in reverse.
+        From the last step to the first; tensors, and arrays with contiguous time, ``lengths`` or ``cu_seqlens``, are
+        copied in reverse.
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
     lengths : integers (B,), optional
