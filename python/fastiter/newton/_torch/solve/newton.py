@@ -34,7 +34,7 @@ class Options:
 
     rtol: float
     atol: float
-    limits: Limits  # of a window; its throw is whether to raise if a row does not converge
+    limits: Limits  # for each window; its throw is whether to raise if a row does not converge
     gain: float
     adapt: bool
     contracting: bool  # give up if the Jacobians stretch differences
