@@ -71,7 +71,7 @@ class sLSTMBlock(SequenceLayer):
     block_index, num_blocks : int
         Index of the block in its model, from 0, and number of blocks, for the initialisation.
     layout : {"cuda", "vanilla"}
-        The backend of xlstm whose layout the kernel and bias have: "cuda" as above, as in published checkpoints;
+        The backend of xlstm whose layout the kernel and bias have: "cuda" as above, the default of xlstm too;
         "vanilla" with a kernel (N, 4 D out, D in), and a bias with the heads inside each gate.
     stacked : bool
         For use in xlstm's xLSTMBlockStack: batches are (B, T, H), and forward returns only the output. `step` takes
