@@ -9,5 +9,5 @@ from torch import Tensor
 
 
 def held(x: Tensor, low: float = -math.inf, high: float = math.inf) -> Tensor:
-    """Clamp x to [low, high] with gradient 1 on the bounds too, where torch.clamp has none from torch 2.15 on."""
+    """Clamp x to [low, high] with gradient 1 on the bounds too, whichever subgradient torch.clamp takes there."""
     return torch.where(x < low, low, torch.where(x > high, high, x))
