@@ -131,7 +131,7 @@ class DeltaNet(SequenceLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize projections like torch.nn.Linear, convolution like Conv1d, decay like gated DeltaNet."""
+        """Initialize projections like torch.nn.Linear, the convolution like Conv1d, and small decays of each step."""
         for module in self.children():
             module.reset_parameters()  # type: ignore[operator]
         nn.init.zeros_(self.beta_proj.bias)
