@@ -29,7 +29,7 @@ export PIP_FIND_LINKS = $(abspath $(WHEELS))
 endif
 export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANITIZE);FASTITER_WERROR=$(if $(SANITIZE),OFF,ON)
 
-.PHONY: help demo test bench card lint format docs check-site sanitize sanitize-address sanitize-thread fuzz soak clean
+.PHONY: help demo test bench card lint format docs check-site check-kernels sanitize sanitize-address sanitize-thread fuzz soak clean
 .NOTPARALLEL: # one environment, one build folder
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
 	@echo "make check-site  opens every page of that site in Chromium, which has to be installed"
+	@echo "make check-kernels  every variant of the GPU kernels, compiled for every architecture without a card; minutes"
 	@echo "make sanitize  the NumPy tests under AddressSanitizer and UBSan; SANITIZE=thread: ThreadSanitizer"
 	@echo "make fuzz      millions of invalid inputs, ten minutes       ARGS='--seconds 60'"
 	@echo "make soak      100,000 calls of all functions, checked for memory growth; calls from eight threads"
@@ -81,6 +82,10 @@ docs: $(VENV)/.docs
 
 check-site: docs $(VENV)/.site
 	$(python) tests/core/text/check_site.py $(ARGS)
+
+# The tests compile one variant of each kernel for one architecture.
+check-kernels: $(VENV)/.test
+	$(python) tests/gpu/compile/gate.py --check all
 
 # torch is left out: it allocates more than the sanitizers can track quickly, and calls the same kernels.
 sanitize: sanitize-$(or $(SANITIZE),address)

@@ -54,5 +54,5 @@ def test_products_of_tensor_cores(folder: Path, kernel: str, dtype: torch.dtype)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(-8, 9, shape, generator=generator).to(dtype) for shape in ((16, 16), (16, 8)))
     c = torch.full((16, 8), torch.nan)
-    launch(folder, "none", kernel, a, b, c)
+    launch(folder, "address", kernel, a, b, c)
     assert torch.equal(c, a.float() @ b.float())  # integers, so exact in any order

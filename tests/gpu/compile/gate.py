@@ -1,8 +1,9 @@
 """Compiles the GPU kernels of a family without a GPU, and prints the resources of each.
 
-    python tests/gpu/compile/gate.py scan/triton_linear   the rows of a source as JSON: every variant of a kernel and
-                                                          every target at least once
+    python tests/gpu/compile/gate.py scan/triton_linear   the rows of a source as JSON: each kernel for one target
     python tests/gpu/compile/gate.py --serve              the same for each source on standard input, one per line
+    python tests/gpu/compile/gate.py --check each         the differences of all sources from resources.json: each
+                                                          kernel for every target; or all: every variant of it
     python tests/gpu/compile/gate.py --write [sources]    every variant of every source, or of those named, for every
                                                           target, into resources.json, after an intended change
 
@@ -25,6 +26,8 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,8 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 LISTS = {"TRITON": TARGETS, "NVIDIA": TARGETS[:3], "BEFORE_BLACKWELL": TARGETS[:2], "BLACKWELL": TARGETS[2:3]}
 
 Row = dict[str, int]
+#: How much is compiled: see `pairs`
+Extent = str
 
 
 def stems() -> list[str]:
@@ -133,19 +138,26 @@ def triton_row(
     return {**row, "shared": built.metadata.shared}
 
 
-def pairs(kernels: list[str], targets: Sequence[str], every: bool) -> list[tuple[int, str]]:
-    """Return the (variant, target) to compile: all, or each variant and each target of a kernel at least once."""
-    if every:
-        return [(number, target) for number in range(len(kernels)) for target in targets]
+def pairs(
+    kernels: Sequence[str], targets: Sequence[Sequence[str]], extent: Extent, first: int = 0
+) -> list[tuple[int, str]]:
+    """Return the (variant, target) to compile, where variant i belongs to kernels[i] and can be for targets[i].
+
+    one: the last variant of each kernel, often its smallest, for one target, which alternates from number `first` on;
+    each: each kernel for each target, with its variants in turn; all: each variant for each target.
+    """
+    if extent == "all":
+        return [(number, target) for number, its in enumerate(targets) for target in its]
     found = []
-    for kernel in dict.fromkeys(kernels):
+    for place, kernel in enumerate(dict.fromkeys(kernels), first):
         own = [number for number, name in enumerate(kernels) if name == kernel]
-        steps = range(max(len(own), len(targets)))
-        found += [(own[step % len(own)], targets[step % len(targets)]) for step in steps]
+        its = targets[own[0]]
+        several = [(own[step % len(own)], target) for step, target in enumerate(its)]
+        found += several if extent == "each" else [(own[-1], its[place % len(its)])]
     return found
 
 
-def triton_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
+def triton_rows(stem: str, extent: Extent) -> tuple[dict[str, Row], set[str]]:
     """Return the rows of what was compiled, and the names of the rows of every variant and target."""
     rows, names = {}, set()
     module = importlib.import_module(f"fastiter.kernels.{stem.replace('/', '.')}")
@@ -157,7 +169,8 @@ def triton_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
             chosen = " ".join([f"{key}={value}" for key, value in {**constants, **options}.items()])
             told.append(f"triton {name} [{types}] {chosen}")
         names |= {f"{text} {target}" for text in told for target in targets}
-        for number, target in pairs([name for name, *_ in named], targets, every):
+        kernels = [name for name, *_ in named]
+        for number, target in pairs(kernels, [targets] * len(named), extent, stems().index(stem)):
             name, signature, constants, options = named[number]
             how = (getattr(variants(stem), "EXACT", False), getattr(variants(stem), "COUNTED", False))
             row = triton_row(getattr(module, name), signature, constants, options, target, *how)
@@ -165,23 +178,27 @@ def triton_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
     return rows, names
 
 
-def cuda_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
+def cuda_rows(stem: str, extent: Extent) -> tuple[dict[str, Row], set[str]]:
     """Return the rows of what was compiled, and the names of the rows of every variant and target."""
     from fastiter import _nvrtc
 
-    rows, names = {}, set()
+    rows: dict[str, Row] = {}
+    functions: dict[str, set[str]] = {}
     listed = getattr(variants(stem), "CUDA", [])
-    for number, target in pairs([stem] * len(listed), TARGETS[:3], every):
-        if target not in cuda_targets(listed[number]):
-            if every:
-                continue
-            target = cuda_targets(listed[number])[0]
+    told = [" ".join(f"{key}={value}" for key, value in defines.items()) for defines in listed]
+    kinds = [" ".join(defines) for defines in listed]  # code depends on which macros are defined
+    targets = [cuda_targets(defines) for defines in listed]
+    for number, target in pairs(kinds, targets, extent, stems().index(stem)):
         cubin = _nvrtc.compile_source(_nvrtc.source_of(stem), stem, target, listed[number])
-        told = " ".join(f"{key}={value}" for key, value in listed[number].items())
         for name, row in usage(cubin).items():
-            rows[f"cuda {name} {told} {target}"] = row
-            names |= {f"cuda {name} {told} {other}" for other in cuda_targets(listed[number])}
-    return rows, names
+            rows[f"cuda {name} {told[number]} {target}"] = row
+            functions.setdefault(kinds[number], set()).add(name)
+    return rows, {
+        f"cuda {name} {text} {target}"
+        for text, kind, its in zip(told, kinds, targets, strict=True)
+        for name in functions[kind]
+        for target in its
+    }
 
 
 def cuda_targets(defines: Mapping[str, object]) -> tuple[str, ...]:
@@ -196,11 +213,11 @@ def older_spill(stem: str) -> dict[str, int]:
     return getattr(variants(stem), "OLDER_SPILL", {}) if told[0] < told[1] else {}
 
 
-def rows_of(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
+def rows_of(stem: str, extent: Extent) -> tuple[dict[str, Row], set[str]]:
     """Return the rows of a source that were compiled, none of which spills, and the names of all its rows."""
     listed = LISTS.keys() & vars(variants(stem)).keys()
-    rows, names = triton_rows(stem, every) if listed else ({}, set())
-    more, others = cuda_rows(stem, every)
+    rows, names = triton_rows(stem, extent) if listed else ({}, set())
+    more, others = cuda_rows(stem, extent)
     rows, names = rows | more, names | others
     may = older_spill(stem)
     spilled = [name for name, row in rows.items() if row["spilled"] > may.get(name.split()[1], 0)]
@@ -218,10 +235,30 @@ def as_lines(told: dict[str, Any]) -> str:
     return f'{{\n "versions": {json.dumps(told["versions"])},\n "rows": {{\n' + ",\n".join(sources) + "\n }\n}\n"
 
 
-def compiled(stem: str) -> dict[str, Any]:
+def compiled(stem: str, extent: Extent = "one") -> dict[str, Any]:
     """Return the rows of a source, the names of all its rows, and the versions of the compilers."""
-    rows, names = rows_of(stem, every=False)
+    rows, names = rows_of(stem, extent)
     return {"versions": versions(), "rows": rows, "names": sorted(names)}
+
+
+def differences(stem: str, told: dict[str, Any]) -> dict[str, tuple[Row | None, Row | None]]:
+    """Return the rows that are not those of the table, and the table's, as far as the same compilers wrote it."""
+    family, compilers = json.loads(table(stem.split("/")[0]).read_text()), {"triton": "triton", "cuda": "nvrtc"}
+    same = [kind for kind, name in compilers.items() if told["versions"][name] == family["versions"][name]]
+    expected = family["rows"][stem]
+    found = {name: (row, expected.get(name)) for name, row in told["rows"].items() if name.split()[0] in same}
+    missing = {name: (None, expected.get(name)) for name in expected.keys() ^ set(told["names"])}
+    return {name: pair for name, pair in {**found, **missing}.items() if pair[0] != pair[1] or name in missing}
+
+
+def check(extent: Extent) -> int:
+    """Print the rows that differ from the tables; return whether there are any."""
+    with ProcessPoolExecutor() as pool:
+        told = dict(zip(stems(), pool.map(partial(compiled, extent=extent), stems()), strict=True))
+    found = {stem: differences(stem, its) for stem, its in told.items()}
+    wrong = [f"{stem}: {name}: {rows}" for stem, named in found.items() for name, rows in named.items()]
+    print("\n".join(wrong) or f"{len(found)} sources as listed")
+    return int(bool(wrong))
 
 
 def serve() -> None:
@@ -242,13 +279,15 @@ def write(sources: list[str]) -> None:
         if now["versions"] != versions() and set(own) - set(sources):
             raise SystemExit(f"{family}: its table has other compilers, {now['versions']}: name all of its sources")
         stale = set(sources) | (set(own) - set(now["rows"]))
-        rows = {stem: rows_of(stem, every=True)[0] if stem in stale else now["rows"][stem] for stem in own}
+        rows = {stem: rows_of(stem, "all")[0] if stem in stale else now["rows"][stem] for stem in own}
         table(family).write_text(as_lines({"versions": versions(), "rows": rows}))
 
 
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--write"]:
         write(arguments[1:] or stems())
+    elif arguments[:1] == ["--check"]:
+        raise SystemExit(check(arguments[1]))
     elif arguments == ["--serve"]:
         serve()
     else:
