@@ -130,7 +130,7 @@ def test_gradients_of_packed_rows(method: Any, chunk: int, gated: bool) -> None:
 @with_and_without_decay
 @every_method
 def test_gradcheck(method: Any, chunk: int, gated: bool, M: int | None) -> None:
-    inputs = delta_inputs(2, 6, 2, 3, 2, M=M, gated=gated)
+    inputs = delta_inputs(2, 6, 1, 3, 2, M=M, gated=gated)
     given = leaves(inputs)
     how: dict[str, Any] = {"method": method, "chunk": chunk}
     for rows in ({}, {"lengths": [6, 2]}, {"reset": torch.arange(6) == 3}):

@@ -74,7 +74,7 @@ def check(
     ("B", "T", "N", "K", "V", "dtype", "M", "gated", "cut"),
     [
         (1, 1, 1, 3, 2, np.float64, None, False, ""),
-        (2, 37, 2, 5, 7, np.float64, None, True, ""),
+        (2, 19, 2, 5, 7, np.float64, None, True, ""),
         (1, 66, 1, 5, 3, np.float32, None, True, "reset"),
         (3, 11, 1, 4, 5, np.float64, 3, True, "reset, lengths"),
         (1, 30, 2, 5, 3, np.float32, 2, False, "packed"),
