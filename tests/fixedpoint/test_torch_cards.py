@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -32,10 +33,11 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_proximal_operators_are_those_of_the_specification(name: str, dtype: str) -> None:
     rng = np.random.default_rng(1)
-    for shape, axis in (((3, 33), -1), ((2, 4, 3), 1), ((1, 1), 0), ((300,), 0), ((3, 5), 0)):
-        for scale in (1.0, 30.0, 1e-3):
-            y = (scale * rng.standard_normal(shape)).astype(dtype)
-            for parameter in PARAMETERS[name]:
+    scales, places = (1.0, 30.0, 1e-3), (((3, 33), -1), ((2, 4, 3), 1), ((1, 1), 0), ((70,), 0), ((3, 5), 0))
+    for (i, (shape, axis)), (j, scale) in itertools.product(enumerate(places), enumerate(scales)):
+        y = (scale * rng.standard_normal(shape)).astype(dtype)
+        for k, parameter in enumerate(PARAMETERS[name]):
+            if i == 1 or (i + j + k) % 3 == 0:  # every pair, and all of the second shape
                 found = prox_plain.along(torch.from_numpy(y), KINDS[name], parameter, axis).numpy()
                 expected = reference_prox.along(name, y, parameter, axis)
                 # Both are rounded once from float64, in which sums of n and differences of y and the threshold round.
