@@ -135,12 +135,17 @@ def test_a_module_of_torch(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@every_layer
-def test_compiled(name: str) -> None:
-    layer, x = make(name), batch(T, B, I)
-    torch._dynamo.reset()
-    y, _ = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
-    assert_close(y, layer(x)[0])
+def test_compiled() -> None:
+    """A graph of all layers by Dynamo; with gradients, which take most of the time, of one layer of each class."""
+    layers, x = {name: make(name) for name in LAYERS}, batch(T, B, I)
+    classes = {kind: name for name, (kind, _) in LAYERS.items()}
+    for backend, names in (("eager", LAYERS), ("aot_eager", classes.values())):
+        torch._dynamo.reset()
+        some = {name: layers[name] for name in names}
+        compiled = torch.compile(lambda x: [layer(x)[0] for layer in some.values()], fullgraph=True, backend=backend)  # noqa: B023
+        for y, (name, layer) in zip(compiled(x), some.items(), strict=True):
+            assert y.shape == layer(x)[0].shape, name
+            assert_close(y, layer(x)[0])
 
 
 @every_layer
