@@ -79,6 +79,7 @@ def _register(name: str, schema: str) -> None:
 def _register_cuda(name: str) -> None:
     def on_cuda(*args: Any) -> Any:
         op = _named(name)
+        assert op.cuda is not None  # its module has set it
         return op.cuda(op.call(*args))
 
     LIBRARY.impl(name, on_cuda, "CUDA")
