@@ -13,8 +13,8 @@ struct Heads {
 // The factor of the state at each step: none, one per head, or one per row of the state (K)
 enum class Decay : int { none, scalar, vector };
 
-// What is given for a factor of the state: the factor, or its logarithm. The numbers are those of DECAY_FORMS in
-// python/fastiter/ssm/_attention_shapes.py.
+// The form in which a factor of the state is given: the factor, or its logarithm. The numbers are those of DECAY_FORMS
+// in python/fastiter/ssm/_attention_shapes.py.
 enum class DecayForm : int { factor, logarithm };
 
 // `heads` value heads; head h reads q and k of head h / per_key.
