@@ -294,19 +294,6 @@ def unit_stride(x: Tensor) -> Tensor:
     return x if is_plain and (x.stride()[-1] == 1 or x.shape[-1] == 1) else contiguous(x)
 
 
-def may_share_memory(x: Tensor, y: Tensor) -> bool:
-    """Return whether the memory between the first and the last element of x overlaps that of y."""
-
-    def ends(z: Tensor) -> tuple[int, int]:
-        span = 1 + sum((size - 1) * stride for size, stride in zip(z.shape, z.stride(), strict=True))
-        return z.data_ptr(), z.data_ptr() + span * z.element_size()
-
-    if x.numel() == 0 or y.numel() == 0:
-        return False
-    (x_start, x_end), (y_start, y_end) = ends(x), ends(y)
-    return x_start < y_end and y_start < x_end
-
-
 def checked_lengths(
     function: str, lengths: Tensor | Sequence[int], batch: int, time: int, device: torch.device
 ) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._check import overlaps_itself
 from .op import count_change
-from .ops import CPU_AND_CUDA, check_tensors, may_share_memory, needs_no_dispatch, unit_stride, unwatched
+from .ops import CPU_AND_CUDA, check_tensors, needs_no_dispatch, unit_stride, unwatched
 
 
 def check_out(
@@ -33,6 +33,19 @@ def check_out(
     for name, y in inputs:
         if may_share_memory(out, y):
             raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
+
+
+def may_share_memory(x: Tensor, y: Tensor) -> bool:
+    """Return whether the memory between the first and the last element of x overlaps that of y."""
+
+    def ends(z: Tensor) -> tuple[int, int]:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(z.shape, z.stride(), strict=True))
+        return z.data_ptr(), z.data_ptr() + span * z.element_size()
+
+    if x.numel() == 0 or y.numel() == 0:
+        return False
+    (x_start, x_end), (y_start, y_end) = ends(x), ends(y)
+    return x_start < y_end and y_start < x_end
 
 
 def named(names: Iterable[str], tensors: Iterable[Tensor | None]) -> list[tuple[str, Tensor]]:

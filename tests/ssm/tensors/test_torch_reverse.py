@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import fastiter.torch  # noqa: E402
 from fastiter import ssm  # noqa: E402
-from tests.ssm.reverse_calls import ROWS, Reversible, calls, parts, with_resets  # noqa: E402
+from tests.ssm.test_reverse_and_out import ROWS, Reversible, calls, parts, with_resets  # noqa: E402
 from tests.support.cases import assert_close, assert_same_bits  # noqa: E402
 
 every_rows = pytest.mark.parametrize("rows", ROWS)

@@ -10,7 +10,8 @@ from torch import Tensor
 from ... import _core
 from ..._check import overlaps_itself
 from ..._torch.op import Changed, Op, count_change
-from ..._torch.ops import contiguous, may_share_memory, unwatched
+from ..._torch.ops import contiguous, unwatched
+from ..._torch.out import may_share_memory
 from .ops import computed, plain
 
 
