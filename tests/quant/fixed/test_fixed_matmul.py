@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -185,14 +186,14 @@ def test_the_lowest_codes_of_all() -> None:
         fa, fb = Fixed(wa, wa), Fixed(wb, wb)
         a = FixedArray.from_codes(np.full((3, 9), fa.min_code), fa)
         b = FixedArray.from_codes(np.full((9, 5), fb.min_code), fb)
-        for rounding in ("TRN", "RND", "RND_MIN_INF", "RND_CONV"):
-            for overflow in ("SAT", "WRAP", "SAT_SYM"):
-                for width in (8, 15, 16, 17, 31, 32, 33, 63, 64):
-                    for drop in (0, 1, wa + wb - 17, wa + wb - 16, wa + wb - 2, wa + wb - 1, wa + wb):
-                        acc = Fixed(width, width + drop, rounding=rounding, overflow=overflow)
-                        expected, _ = run_path(a, b, acc, path="wide")
-                        for path in ("choose", *FAST):
-                            assert_same_bits(run_path(a, b, acc, path=path)[0], expected)
+        roundings, widths = ("TRN", "RND", "RND_MIN_INF", "RND_CONV"), (8, 15, 16, 17, 31, 32, 33, 63, 64)
+        drops = (0, 1, wa + wb - 17, wa + wb - 16, wa + wb - 2, wa + wb - 1, wa + wb)
+        for (i, rounding), (j, width), (k, drop) in itertools.product(*map(enumerate, (roundings, widths, drops))):
+            overflow = ("SAT", "WRAP", "SAT_SYM")[(i + j + k) % 3]
+            acc = Fixed(width, width + drop, rounding=rounding, overflow=overflow)
+            expected, _ = run_path(a, b, acc, path="wide")
+            for path in ("choose", *FAST):
+                assert_same_bits(run_path(a, b, acc, path=path)[0], expected)
 
 
 # --- shapes, memory, threads -----------------------------------------------------------------------------------------

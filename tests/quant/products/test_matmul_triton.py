@@ -88,7 +88,8 @@ def test_sums_beside_the_middle_between_numbers(gpu: Gpu, accumulate: str, every
 def test_every_rounding_and_overflow_of_fixed_point(gpu: Gpu, rounding: str) -> None:
     rng = np.random.default_rng(ROUNDINGS.index(rounding))
     modes = [(signed, *mode) for signed in (True, False) for mode in overflows(signed, 9)]
-    for k, (signed, overflow, saturated) in enumerate(modes):
+    first = ROUNDINGS.index(rounding) % 2  # half of the modes for each rounding: the CPU has all
+    for k, (signed, overflow, saturated) in list(enumerate(modes))[first::2]:
         of_x, of_weight, dropped = PLACES[k % len(PLACES)]
         width = 9 if k % 3 else 40
         saturated = 40 if saturated == 9 and width == 40 else saturated
@@ -135,17 +136,17 @@ def test_sizes(gpu: Gpu, sizes: tuple[int, int, int], accumulate: str) -> None:
     M, N, K = sizes
     rng = np.random.default_rng(4)
     x, weight, bias = integers(rng, 5, M, K), integers(rng, 5, N, K) / 8, integers(rng, 6, N) / 4
-    for every in (1, 2):
-        check(gpu, x, weight, accumulate, every)
-        check(gpu, x, weight, accumulate, every, bias)
+    check(gpu, x, weight, accumulate, 1)
+    check(gpu, x, weight, accumulate, 2, bias)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_dtypes_and_layouts(gpu: Gpu, dtype: Any) -> None:
     rng = np.random.default_rng(5)
     x, weight, bias = (torch.from_numpy(integers(rng, 5, *shape)).to(dtype) for shape in ((2, 3, 4), (5, 4), (5,)))
-    for accumulate in ("float<5,3,ieee,RU>", "fixed<11,7,RND_INF,SAT>", "fixed<60,20>"):
-        for name, view in LAYOUTS.items():
+    layouts = list(LAYOUTS.items())
+    for i, accumulate in enumerate(("float<5,3,ieee,RU>", "fixed<11,7,RND_INF,SAT>", "fixed<60,20>")):
+        for name, view in layouts[i % 2 :: 2] if dtype.itemsize > 2 else layouts[(i + 1) % 2 :: 2]:
             if name == "negated" and dtype == torch.bfloat16:  # made from a complex view; bfloat16 has none
                 continue
             check(gpu, view(x), view(weight), accumulate, 1, bias)

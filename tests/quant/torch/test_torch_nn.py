@@ -71,19 +71,19 @@ def test_modules_can_be_copied_and_saved(name: str) -> None:
         assert other.formats == q.formats
 
 
-@every_quantizer
-def test_compiled_modules(name: str) -> None:
-    q, x = QUANTIZERS[name](), numbers(4, 6, 8)
-    trained(q, x)
-    other = copy.deepcopy(q)
-    fast = compiled(other)
+def test_compiled_modules() -> None:
+    """A graph of all quantizers, each of its own input."""
+    x, modules = numbers(4, 6, 8), [make() for make in QUANTIZERS.values()]
+    for q in modules:
+        trained(q, x)
+    others = copy.deepcopy(modules)
+    fast = compiled(lambda each: [q(y) for q, y in zip(others, each, strict=True)])
     for scale in (1.0, 2.5):
-        given = x * scale
-        leaves = [given.clone().requires_grad_() for _ in range(2)]
-        ys = [q(leaves[0]), fast(leaves[1])]
-        assert torch.equal(*ys)
-        grads = [torch.autograd.grad(y.square().sum(), leaf)[0] for y, leaf in zip(ys, leaves, strict=True)]
-        assert torch.equal(*grads)
+        mine, theirs = ([(x * scale).requires_grad_() for _ in modules] for _ in range(2))
+        pairs = (fast(mine), mine), ([q(y) for q, y in zip(modules, theirs, strict=True)], theirs)
+        results = [[*ys, *torch.autograd.grad([y.square().sum() for y in ys], leaves)] for ys, leaves in pairs]
+        for name, found, expected in zip((*QUANTIZERS, *QUANTIZERS), *results, strict=True):
+            assert torch.equal(found, expected), name
 
 
 def test_the_initial_binary_point_holds_the_largest_number() -> None:

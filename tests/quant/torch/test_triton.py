@@ -54,7 +54,9 @@ def test_bits_are_the_cpus(gpu: Gpu, fmt: str, dtype: Any) -> None:
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("rounding", [*ROUNDINGS, "STOCHASTIC"])
 def test_every_rounding_and_overflow_of_fixed_point(gpu: Gpu, rounding: str, signed: bool) -> None:
-    for k, (overflow, saturated) in enumerate(overflows(signed, 6)):
+    """Every two of a rounding, a sign and an overflow mode; all three together run on the CPU."""
+    first = ([*ROUNDINGS, "STOCHASTIC"].index(rounding) + signed) % 2
+    for k, (overflow, saturated) in list(enumerate(overflows(signed, 6)))[first::2]:
         fmt = quant.Fixed(6, (3, -2, 9)[k % 3], signed, rounding, overflow, saturated)
         dtype = np.float64 if k % 4 == 3 else np.float32
         check(gpu, numbers(dtype, -fmt.fraction, fmt.integer, 150, seed=k), fmt, rng=k)
@@ -75,7 +77,9 @@ def test_fixed_point_that_doubles_do_not_hold(gpu: Gpu, rounding: str) -> None:
 
 @pytest.mark.parametrize("rounding", [*FLOAT_ROUNDINGS, "STOCHASTIC"])
 def test_every_rounding_of_named_floats(gpu: Gpu, rounding: str) -> None:
-    for k, name in enumerate((*NAMED_FLOATS, "fp32")):
+    """Half of the formats for each rounding, as a kernel reads both from its arguments; the CPU has all."""
+    first = [*FLOAT_ROUNDINGS, "STOCHASTIC"].index(rounding) % 2
+    for k, name in list(enumerate((*NAMED_FLOATS, "fp32")))[first::2]:
         fmt = quant.parse(f"{name}<{rounding}>")
         low, high = fmt.min_exponent - fmt.mantissa - 2, fmt.max_exponent + 2
         check(gpu, numbers(np.float64 if k % 5 == 4 else np.float32, low, high, 150, seed=k), fmt, rng=k)
@@ -126,9 +130,8 @@ def test_posits_and_tables(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize("fmt", STOCHASTIC)
 def test_random_numbers_are_the_cpus(gpu: Gpu, fmt: str) -> None:
-    for dtype, seed in ((np.float32, 0), (np.float64, 2**63 + 11)):
-        check(gpu, some_numbers(5, 7, 64, dtype=dtype), fmt, rng=seed)
-        check(gpu, some_numbers(3, 77, dtype=dtype), fmt, rng=seed)
+    check(gpu, some_numbers(5, 7, 64, dtype=np.float32), fmt, rng=0)
+    check(gpu, some_numbers(3, 77, dtype=np.float64), fmt, rng=2**63 + 11)
     x = some_numbers(300)
     seed = torch.tensor([-5])
     y = gpu.run(lambda: ours.quantize(gpu.put(x), fmt, rng=gpu.put(seed), nan="keep"))
