@@ -28,7 +28,7 @@ every_cut = pytest.mark.parametrize("cut", CUTS)
 
 def tensors(kind: str, dtype: Any, cut: str = "plain", broadcast: str = "full", groups: int = 2) -> tuple[Any, ...]:
     """Return a, x, h0 that require gradients: a batch of three rows, or one row of three sequences."""
-    a, x, h0 = scan_inputs(kind, 3, 5, (3,) if kind == "linear" else (groups, 2), dtype, broadcast)
+    a, x, h0 = scan_inputs(kind, 3, 5, (groups + 1,) if kind == "linear" else (groups, 2), dtype, broadcast)
     if cut == "packed":
         a, x = a[:1], x[:1]
     return tuple(torch.from_numpy(y.copy()).requires_grad_() for y in (a, x, h0))
@@ -65,7 +65,7 @@ def one_of_two(*which: int) -> Any:
 @both_kinds
 def test_gradients(kind: str, broadcast: str, reverse: bool, cut: str) -> None:
     dtype = one_of_two(list(CUTS).index(cut), list(BROADCASTS).index(broadcast), reverse)
-    given = tensors(kind, dtype, cut, broadcast)
+    given = tensors(kind, dtype, cut, broadcast, groups=1)
     how = {**CUTS[cut], "reverse": reverse}
     assert torch.autograd.gradcheck(lambda *y: SCANS[kind](*y, **how), given)
 
