@@ -97,7 +97,7 @@ class Product(nn.Module):
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_gradients_of_both_orders(dtype: str) -> None:
-    A, S, b = system(4, dtype)
+    A, S, b = system(3, dtype)
 
     def solved(A: Any, b: Any) -> Any:
         return refine(A, S, b, rtol=1e-14, method="anderson").value
