@@ -96,6 +96,8 @@ def test_blocks_of_a_cluster(cell: str, activation: str, device: str, launch: An
         ((9, 3, 2, 19), {}),
         ((4, 5, 1, 19), {"reverse": True, "lengths": [2, 5, 0, 4]}),
     ]
+    if cell in {"slstm", "elman"}:
+        checked = checked[cell == "slstm" :][:1]  # one of the two kernels, with and without the ends of rows
     if cell == "lstm":
         checked += [((3, 4, 1, 41), {}), ((4, 1, 1, 19), {}), ((2, 0, 1, 19), {})]
     for sizes, how in checked:
@@ -118,14 +120,19 @@ def test_blocks_of_a_cluster(cell: str, activation: str, device: str, launch: An
 def test_clusters_of_other_dtypes(
     cell: str, dtype: torch.dtype, width: int, warps: tuple[int, int, int], device: str, launch: Any
 ) -> None:
-    """8 bytes, which are sent at a time, are four numbers of 16 bits, or one of 64."""
+    """8 bytes, which are sent at a time, are four numbers of 16 bits, or one of 64.
+
+    Each kernel is compiled with and without the ends of rows, here for 16 bits with both and for 64 with the ends.
+    """
     launch()
     case = make(cell, "", (11, 4, 1, width), dtype, device)
     how = shapes(case, warps, 1, units=12 if cell != "gru" else None, cluster=True)
     if warps[0] == 3:
         how["backward"] = shapes(case, (1, 2, 2), 1, cluster=True)["backward"]
-    check(case, lengths=[4, 3, 2, 4, 1, 0, 4, 4, 2, 3, 1], **how)
-    check(case, reverse=True, **how)
+    if cell != "gru":
+        check(case, lengths=[4, 3, 2, 4, 1, 0, 4, 4, 2, 3, 1], **how)
+    if cell != "slstm":
+        check(case, reverse=True, **how)
 
 
 @pytest.mark.parametrize(
@@ -152,23 +159,32 @@ def test_clips_resets_and_cut_rows_a_step_at_a_time(cell: str, device: str, laun
 
 
 @pytest.mark.parametrize(
-    ("cell", "dtype", "width", "warps", "held"),
+    ("cell", "dtype", "width", "warps", "held", "ends"),
     [
-        ("lstm", torch.bfloat16, 24, (2, 2, 2), 1),
-        ("lstm", torch.bfloat16, 18, (1, 12, 1), 1),
-        ("slstm", torch.bfloat16, 40, (3, 1, 1), 1),
-        ("gru", torch.float16, 33, (1, 2, 2), 0),
-        ("slstm", torch.float64, 17, (2, 1, 1), 1),
-        ("gru", torch.float64, 17, (1, 1, 1), 1),
+        ("lstm", torch.bfloat16, 24, (2, 2, 2), 1, (True, False)),
+        ("lstm", torch.bfloat16, 18, (1, 12, 1), 1, (True,)),
+        ("slstm", torch.bfloat16, 40, (3, 1, 1), 1, (False,)),
+        ("gru", torch.float16, 33, (1, 2, 2), 0, (True, False)),
+        ("slstm", torch.float64, 17, (2, 1, 1), 1, (False,)),
+        ("gru", torch.float64, 17, (1, 1, 1), 1, (True,)),
     ],
 )
 def test_dtypes(
-    cell: str, dtype: torch.dtype, width: int, warps: tuple[int, int, int], held: int, device: str, launch: Any
+    cell: str,
+    dtype: torch.dtype,
+    width: int,
+    warps: tuple[int, int, int],
+    held: int,
+    ends: tuple[bool, ...],
+    device: str,
+    launch: Any,
 ) -> None:
+    """Kernels are compiled with and without the ends of rows: each dtype with both."""
     launch()
     # in 8 bits another gate may win the max in m, which changes a loss on m but not one on h alone
     case = make(cell, "", (11, 4, 1, width), dtype, device, bare=cell == "slstm" and dtype == torch.bfloat16)
-    for how in ({"lengths": [4, 3, 2, 4, 1, 0, 4, 4, 2, 3, 1]}, {"reverse": True}):
+    for ragged in ends:
+        how: dict[str, Any] = {"lengths": [4, 3, 2, 4, 1, 0, 4, 4, 2, 3, 1]} if ragged else {"reverse": True}
         check(case, **how, **shapes(case, warps, held))
 
 
@@ -192,10 +208,11 @@ def test_tf32_only_when_asked(option: str, on: Any, off: Any, device: str, launc
 def test_under_sanitizers(
     sanitizer: str, dtype: torch.dtype, warps: tuple[int, int, int], device: str, launch: Any
 ) -> None:
+    """Kernels with and without the ends of rows: under each sanitizer, and in each dtype."""
     launch(sanitizer)
     case = make("lstm", "", (3, 3, 1, 20), dtype, device)
-    for how in ({"reverse": True, "lengths": [3, 1, 2]}, {}):
-        check(case, **how, **shapes(case, warps, 1))
+    with_ends = (sanitizer == "address") == (dtype == torch.float32)
+    check(case, **({"reverse": True, "lengths": [3, 1, 2]} if with_ends else {}), **shapes(case, warps, 1))
     if dtype == torch.float32:
         check(case, reverse=True, lengths=[3, 1, 2], **STEPWISE)
 
@@ -253,7 +270,10 @@ def test_every_width_has_a_launch() -> None:
 @pytest.mark.parametrize("cell", ["lstm", "slstm", "gru", "elman_tanh"])
 def test_a_fused_plan_is_launched_fused(cell: str) -> None:
     """The kernel needs more registers than the tuner counts; where its plan does not fit, another one is found."""
-    for D, rows, backward in itertools.product(range(152, 400, 24), (4, 32), (False, True)):
+    sizes = itertools.product((4, 32), (False, True))
+    for (k, (rows, backward)), D in itertools.product(enumerate(sizes), range(152, 400, 24)):
+        if k % 3 != D // 24 % 3:
+            continue  # a third of the widths for each pair, some on each device
         device = DEVICES["A100" if D % 16 == 0 else "H100"]  # without clusters, and with
         problem = launch_plan.Problem(cell, D, 2, rows, 2, True, backward)
         promised = rnn_plan(device, **launch_plan._requested(problem)).variant == "fused"
