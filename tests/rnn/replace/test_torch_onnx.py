@@ -81,8 +81,14 @@ def test_the_graph_has_the_standard_operators_and_is_written(tmp_path):
     assert [x.name for x in graph.output] == ["output", "h_n"]
     inputs = [x.name for x in export(make(ours, "lstm"), with_state=True).graph.input]
     assert inputs == ["input", "h_0", "c_0"]
-    double = export(make(ours, "lstm_proj", dtype=F64))  # onnxruntime has no kernels for it, but other runtimes may
+    double = export(make(ours, "lstm_proj", dtype=F64))  # for other runtimes than onnxruntime
     assert {x.data_type for x in double.graph.initializer} == {onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64}
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "tanh"])
+def test_onnxruntime_has_no_kernels_for_float64(kind):
+    with pytest.raises(Exception, match=r"does not support double|Could not find an implementation for RNN"):
+        infer(export(make(ours, kind, dtype=F64)), {"input": randn(4, 3, I)})
 
 
 def own_forward(kind):
