@@ -21,7 +21,7 @@ def number(x, STATE: tl.constexpr):
 def dot(a, b, PRECISION: tl.constexpr):
     """a b; to save registers, operands are loaded only when the previous product's are no longer needed"""
     tl.debug_barrier()
-    if a.dtype == tl.float64:  # Triton 3.5 does not support tl.dot for some layouts in float64
+    if a.dtype == tl.float64:  # tl.dot spills: with Triton 3.6.0, 64 bytes of attention_bwd_keys_kernel on sm_90
         return tl.sum(a[:, :, None] * b[None, :, :], 1)
     else:
         return tl.dot(a, b, input_precision=PRECISION)

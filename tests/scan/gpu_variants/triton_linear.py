@@ -56,5 +56,3 @@ TRITON = [
     *_all("*fp64", "*fp64", ("reset",), True, 8, COMPLEX=False),
     *_all("*fp64", "*fp64", ("reset", "starts"), False, 4, COMPLEX=True),
 ]
-#: With Triton 3.6 one variant of the gradient spills a pair of addresses.
-OLDER_SPILL = {"linear_scan_bwd_kernel": 8}
