@@ -69,7 +69,7 @@ def test_first_values_are_those_of_xlstm() -> None:
     ffn = xlstm.FeedForwardConfig(proj_factor=1.3, embedding_dim=256)
     config = xlstm.sLSTMBlockConfig(slstm=slstm, feedforward=ffn, _num_blocks=3, _block_idx=1)
     theirs = xlstm.sLSTMBlock(config).state_dict()
-    ours = sLSTMBlock(256, 4, block_index=1, num_blocks=3, layout="vanilla").state_dict()
+    ours = sLSTMBlock(256, num_heads=4, block_index=1, num_blocks=3, layout="vanilla").state_dict()
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         if "conv1d" in name or (value.dim() == 1 and name.endswith("_bias_")):
