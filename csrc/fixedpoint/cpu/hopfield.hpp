@@ -221,15 +221,16 @@ private:
 };
 
 // Compiled once, in hopfield.cpp
-#define FASTITER_HOPFIELD_TILES(HOW, T, NV)                                                                \
-    HOW template void Problem<T>::products<NV>(const T*, int64_t, int64_t, T*) const;                      \
-    HOW template void Problem<T>::add_weighted<NV>(const T*, int64_t, int64_t, const Lanes<T>&, T*) const; \
-    HOW template void Problem<T>::associate<NV>(const T*, const int32_t*, int64_t, T*, T*, Lanes<T>&, Lanes<T>&) const;
-#define FASTITER_ALL_HOPFIELD_TILES(HOW, T) \
-    FASTITER_HOPFIELD_TILES(HOW, T, 1)      \
-    FASTITER_HOPFIELD_TILES(HOW, T, 2)      \
-    FASTITER_HOPFIELD_TILES(HOW, T, 3)      \
-    FASTITER_HOPFIELD_TILES(HOW, T, 4)
+#define FASTITER_HOPFIELD_TILES(EXTERN, T, NV)                                                                      \
+    EXTERN template void Problem<T>::products<NV>(const T*, int64_t, int64_t, T*) const;                            \
+    EXTERN template void Problem<T>::add_weighted<NV>(const T*, int64_t, int64_t, const Lanes<T>&, T*) const;       \
+    EXTERN template void Problem<T>::associate<NV>(const T*, const int32_t*, int64_t, T*, T*, Lanes<T>&, Lanes<T>&) \
+        const;
+#define FASTITER_ALL_HOPFIELD_TILES(EXTERN, T) \
+    FASTITER_HOPFIELD_TILES(EXTERN, T, 1)      \
+    FASTITER_HOPFIELD_TILES(EXTERN, T, 2)      \
+    FASTITER_HOPFIELD_TILES(EXTERN, T, 3)      \
+    FASTITER_HOPFIELD_TILES(EXTERN, T, 4)
 FASTITER_ALL_HOPFIELD_TILES(extern, float)
 FASTITER_ALL_HOPFIELD_TILES(extern, double)
 

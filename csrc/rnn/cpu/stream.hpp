@@ -13,7 +13,7 @@ using dense::FASTITER_LEVEL::block_of_sum;
 extern template void multiply(TileRegisters&, int, int, int, const Product<float>&);
 extern template void multiply(TileRegisters&, int, int, int, const Product<double>&);
 
-constexpr int kMostSums = 24; // of a product tile, as of any tile of tile_rows
+constexpr int kMaxSums = 24; // of a product tile, as of any tile of tile_rows
 
 // p.out = the product of p, in the blocks of the matrix product, with the bias (panel by panel, or null) added after the
 // first block
@@ -21,7 +21,7 @@ template <class T> void product_in_blocks(Product<T> p, int rows, int nv, int pa
     TileRegisters registers;
     const int64_t K = p.K, block = block_of_sum(K);
     const int lines = panels * nv;
-    vec<T> part[kMostSums], *const out = p.out;
+    vec<T> part[kMaxSums], *const out = p.out;
     p.K = min_of(block, K);
     multiply(registers, rows, nv, panels, p);
     for (int i = 0; i < rows && bias; ++i)
@@ -78,7 +78,7 @@ template <class T, class C> struct StepOfLayer {
         const int nv = units * G, V = some * units;
         const int64_t unit = panel * kPanelUnits;
         const T* lines = layer.panels + (n * panels + panel) * panel_size();
-        vec<T> gates[kMostSums], products[kMostSums], b[kMostSums];
+        vec<T> gates[kMaxSums], products[kMaxSums], b[kMaxSums];
         auto bias = [&](const T* values) {
             for (int v = 0; v < V * G; ++v) b[v] = of_gate(values, n, v % G, unit + v / G * W);
         };
@@ -159,7 +159,7 @@ template <class T> struct Projection {
 
     void tile(const T* h, int64_t first, int rows, int64_t panel, T* y) const {
         const int nv = vectors_of(panel);
-        vec<T> sums[kMostSums];
+        vec<T> sums[kMaxSums];
         product_in_blocks<T>({h + first * D, D, layer.projection + panel * kPanel * D, 0, D, nullptr, sums, {}}, rows,
                              nv, 1, nullptr);
         for (int i = 0; i < rows; ++i)
