@@ -139,9 +139,10 @@ def chebyshev(
     return judged("chebyshev", result, throw)
 
 
-def _chebyshev(
+def solve_chebyshev(
     function: str, A: Any, b: Array, x0: Array | None, limits: Limits, bounds: tuple[float, float] | None
 ) -> LinearSolution:
+    """:func:`chebyshev`, which neither warns nor raises if it has not converged."""
     stencil = isinstance(A, Stencil)
     system = OfStencil(function, A, "natural") if stencil else prepare(function, A, "jacobi", "natural", None)
     if bounds is None:
@@ -165,7 +166,7 @@ def _chebyshev(
     return solve(function, system, make, b, x0, limits)
 
 
-_BACKENDS: Backends[LinearSolution] = {"cpu": _chebyshev, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
+_BACKENDS: Backends[LinearSolution] = {"cpu": solve_chebyshev, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
 
 
 def _estimated(function: str, system: System) -> tuple[float, float]:
@@ -204,7 +205,7 @@ class Chebyshev:
     --------
     chebyshev : The same for Jacobi, as one function.
     Anderson : For sweeps that are not symmetric.
-    fastiter.torch.relax.Chebyshev : On tensors, with gradients.
+    fastiter.torch.relax.Chebyshev : On tensors.
 
     Examples
     --------

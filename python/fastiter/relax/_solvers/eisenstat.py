@@ -80,12 +80,13 @@ def ssor_cg(
     15
     """
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    return judged("ssor_cg", solve(A, b, x0, limits, omega, order), throw)
+    return judged("ssor_cg", solve("ssor_cg", A, b, x0, limits, omega=omega, order=order), throw)
 
 
-def solve(A: Any, b: Array, x0: Array | None, limits: Limits, omega: object, order: object) -> LinearSolution:
+def solve(
+    function: str, A: Any, b: Array, x0: Array | None, limits: Limits, *, omega: object, order: object
+) -> LinearSolution:
     """:func:`ssor_cg`, which neither warns nor raises if it has not converged."""
-    function = "ssor_cg"
     refuse_cupy(function, A)
     check_omega(function, "ssor", omega)
     split = _split_stencil(function, A, order) if isinstance(A, Stencil) else _split_rows(function, A, order)
@@ -181,7 +182,7 @@ class _Cg:
 
     def _begin(self, x: Array) -> None:
         r = np.empty_like(self.b)
-        vectors.residual(self.split.system, x, self.b, r)
+        vectors.residual(self.split.system.of(r.dtype), x, self.b, r)
         self.r = self._lower(r)
         self.p = self.d / self.omega * self.r
         self.energy = self._dot(self.r, self.p)

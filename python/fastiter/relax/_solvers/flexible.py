@@ -110,13 +110,13 @@ def _directions(function: str, system: System, own_precond: Any, own_b: Array, m
             r = own_b - system.product(x)
             return r, vectors.norm(r)
         r = np.empty_like(own_b)
-        return r, vectors.residual(system, x, own_b, r)
+        return r, vectors.residual(system.of(r.dtype), x, own_b, r)
 
     def product(d: Array) -> Array:
         if isinstance(system, OfOperator):
             return system.product(d)
         image = np.empty_like(d)
-        vectors.residual(system, np.ascontiguousarray(d), np.zeros_like(d), image)
+        vectors.residual(system.of(d.dtype), np.ascontiguousarray(d), np.zeros_like(d), image)
         return np.negative(image, out=image)
 
     def apply(r: Array) -> Array:

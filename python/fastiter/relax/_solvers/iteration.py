@@ -180,11 +180,12 @@ def solve(
 ) -> LinearSolution:
     """Check the arguments and iterate from x0, or from 0, by the steps that ``make`` returns for b."""
     own_b, x, single = vectors.checked(function, system, b, x0)
+    size = vectors.norm(own_b)
     limits = limits.checked(function, own_b.dtype)
     run = make(own_b)
     assert limits.rtol is not None  # set by `checked`
-    target = limits.rtol * vectors.norm(own_b) + limits.atol
-    norms = run.residual or partial(vectors.residual, system, b=own_b)
+    target = limits.rtol * size + limits.atol
+    norms = run.residual or partial(vectors.residual, system.of(own_b.dtype), b=own_b)
     view = View(single, partial(vectors.outside, system), _copy, _same, np.asarray)
     return Iteration(run, x, norms, target, limits, view).solution()
 

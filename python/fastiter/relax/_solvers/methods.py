@@ -39,9 +39,8 @@ def checked_block_size(function: str, method: str, size: object) -> int:
     return result
 
 
-def own_block_size(function: str, A: Any) -> int:
-    """Return the block size of a BSR matrix."""
-    size = getattr(A, "blocksize", None)
+def own_block_size(function: str, size: Any) -> int:
+    """Return the block size of a BSR matrix, whose blocks have this shape; None: A has no blocks."""
     if size is None or size[0] != size[1]:
         raise ValueError(f"{function}: block_size must be an int if A has no square blocks of its own, got None")
     return checked_block_size(function, "", int(size[0]))

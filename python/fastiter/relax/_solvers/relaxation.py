@@ -120,6 +120,8 @@ class Relaxation:
         if method not in METHODS:
             raise ValueError(f"{function}: method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
         sweep, both = METHODS[method]
+        if omega is not None:
+            check_omega(function, method, omega)
         check_flag(function, "symmetric", symmetric)
         if symmetric and sweep == "jacobi":
             raise ValueError(
@@ -128,11 +130,9 @@ class Relaxation:
         if block_size is not None:
             block_size = checked_block_size(function, method, block_size)
         elif method.startswith("block_"):
-            block_size = own_block_size(function, A)
+            block_size = own_block_size(function, getattr(A, "blocksize", None))
         self._function, self.method, self.symmetric = function, method, symmetric or both
         self._order = order if isinstance(order, str) else "given"
-        if omega is not None:
-            check_omega(function, method, omega)
         if isinstance(A, Stencil):
             self._system: System = prepare_stencil(function, A, sweep, order, block_size)
         else:
@@ -163,7 +163,8 @@ class Relaxation:
     @classmethod
     def _solved(cls, method: Method, A: Any, b: object, x0: object, limits: Limits, **options: Any) -> LinearSolution:
         """Return the solution by the function of a method's name."""
-        return cls._of(method, A, method, **options)._solve(method, b, x0, limits)
+        relaxation = cls._of(method, A, method, **options)
+        return solve(method, relaxation._system, relaxation._run, b, x0, limits)
 
     @property
     def omega(self) -> float:
@@ -263,7 +264,7 @@ class Relaxation:
         assert own_start is not None  # for the type checker, as x is not
         own_x, own_b = vectors.inside(self._system, own_start), vectors.inside(self._system, b)
         r = np.empty_like(own_b)
-        vectors.residual(self._system, own_x, own_b, r)
+        vectors.residual(self._system.of(r.dtype), own_x, own_b, r)
         return vectors.outside(self._system, r)
 
     @SOLVER
@@ -305,6 +306,9 @@ class Relaxation:
 
     def _run(self, b: Array) -> Run:
         """Return the sweeps of a solution."""
+        fixed = self._fixed_omega
+        if fixed is not None:
+            return Run(partial(self._sweep, b=b, omega=fixed), self.method, lambda: fixed)
         adaptive, sweep = self._adaptive(), partial(self._sweep, b=b)
         if adaptive is None:
             return Run(sweep, self.method, lambda: self.omega)

@@ -14,6 +14,7 @@ from ..._check import count as count
 from ..._check import positive as positive
 from .matrix import DTYPES, VECTORS
 from .prepare import System
+from .scaled import Prepared
 
 Array = npt.NDArray[Any]
 
@@ -115,14 +116,14 @@ def width(x: Array) -> int:
     return 1 if x.ndim == 1 else x.shape[1]
 
 
-def residual(system: System, x: Array, b: Array, r: Array | None = None) -> Array:
+def residual(A: Prepared, x: Array, b: Array, r: Array | None = None) -> Array:
     """Return ||b - A x|| of each column (k,), and write b - A x to r; all arrays are in the kernels' layout."""
     norms = np.empty(b.shape[1] if b.ndim > 1 else 1)
-    system.of(b.dtype).residual(x, b, 0 if r is None else r, len(norms), norms)
+    A.residual(x, b, 0 if r is None else r, len(norms), norms)
     if np.isfinite(norms).all() and (norms > _TINY).all():
         return np.sqrt(norms)
     r = np.empty_like(b) if r is None else r
-    system.of(b.dtype).residual(x, b, r, len(norms), norms)
+    A.residual(x, b, r, len(norms), norms)
     return norm(r)
 
 

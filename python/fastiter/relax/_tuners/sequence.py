@@ -218,7 +218,7 @@ def _solution(method: str, solutions: list[LinearSolution], omegas: list[float],
 def _solve(method: str, system: tuple[Any, Array, Array | None], limits: Limits, omega: float, order: Any) -> Any:
     if method == "sor":
         return functions.solve(method, *system, limits, omega=omega, order=order)
-    return eisenstat.solve(*system, limits, omega, order)
+    return eisenstat.solve("ssor_cg", *system, limits, omega=omega, order=order)
 
 
 def _parts(function: str, t: int, system: Any) -> tuple[Any, Array, float | None]:

@@ -109,11 +109,12 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
         )
     if x.dtype != b.dtype:
         raise TypeError(f"{function}: b must have dtype {x.dtype} like x, got {b.dtype}")
-    vectors.check_writable(function, x, b)
     if x.ndim and b.ndim and b.size == len(b) and x.size == len(x):
         b = b.reshape(b.shape[0], *x.shape[1:])
     own = np.require(wide(x), requirements=("C", "A"))  # contiguous and aligned
-    relax(own, np.require(wide(b), requirements=("C", "A")))
+    own_b = np.require(wide(b), requirements=("C", "A"))
+    vectors.check_writable(function, x, b)
+    relax(own, own_b)
     if own is not x:
         x[...] = own
 

@@ -23,8 +23,8 @@ def sweep_over(
     cached: CachedMatrix, x: Array, b: Array, iterations: int, sweep: str, *, method: str, **options: Any
 ) -> None:
     """Sweep over all rows or blocks by a method of :class:`fastiter.relax.Relaxation`."""
-    halves, count = check_sweep(cached.function, sweep), vectors.count(cached.function, "iterations", iterations)
-    factor = factor_of(cached, options.get("omega", 1.0))
+    halves, factor = check_sweep(cached.function, sweep), factor_of(cached, options.get("omega", 1.0))
+    count = vectors.count(cached.function, "iterations", iterations)
     if isinstance(factor, complex):
         return _complex_sweep(cached, x, b, count, sweep, factor, method=method, **options)
     options |= {"symmetric": sweep == "symmetric", **({"omega": factor} if "omega" in options else {})}
@@ -38,11 +38,11 @@ def sweep_over(
 
     def relax(x: Array, b: Array) -> None:
         check_shapes(cached.function, cached.A.shape[0], x, b)
-        check_dtype(cached.function, x, relaxation.dtype)
+        check_dtype(cached.function, x, relaxation._system.dtype)
         if len(left_out):
             with_rows_left_out(relaxation, left_out, x, b, count, backward=halves[0])
         else:
-            relaxation._sweep(x, count, b, halves[0])
+            relaxation._sweep(x, count, b, halves[0], factor)
 
     in_place(cached.function, x, b, relax)
 
