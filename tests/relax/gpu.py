@@ -12,7 +12,7 @@ import torch
 
 import fastiter.torch
 from fastiter._torch import launch
-from fastiter.relax._torch import cuda, ops_cuda, relaxation, solvers, sweeps
+from fastiter.relax._torch import cuda, implicit, ops_cuda, relaxation, solvers, sweeps
 from tests.gpu.host.host import Host
 
 #: All phases in one launch, and one launch per phase
@@ -25,6 +25,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, sanitizer: str = "no
     monkeypatch.setattr(cuda, "THREADS", 64)
     monkeypatch.setattr(relaxation, "_GPUS", ("cpu",))
     monkeypatch.setattr(solvers, "_relax_solve", ops_cuda.solve)
+    monkeypatch.setattr(implicit, "_on_cpu", implicit._on_gpu)
     monkeypatch.setattr(sweeps, "relax_sweeps", ops_cuda.sweeps)
     monkeypatch.setattr(sweeps, "relax_sweeps_bwd", ops_cuda.sweeps_bwd)
     return host

@@ -228,6 +228,29 @@ def test_kaczmarz_on_rows_of_any_size_with_stored_zeros(factor: float, gpu: Gpu)
     np.testing.assert_allclose(found.residual / factor, expected.residual, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_the_functions_of_methods(dtype: str, gpu: Gpu) -> None:
+    A, b = csr(random_matrix(12, dtype)), vectors((12,), dtype, 1)
+    A = csr((A + A.conj().T + 40 * np.eye(12)).astype(dtype))
+    options: dict[str, dict[str, Any]] = {
+        "block_jacobi": {"block_size": 3, "omega": 0.8},
+        "kaczmarz": {"symmetric": True},
+        "chebyshev": {"bounds": (0.1, 1.9)},
+    }
+    for name, how in options.items():
+        order = {"order": "color"} if name == "kaczmarz" else {}
+        solver, tensor = getattr(fastiter.torch.relax, name), gpu.tensor(b).requires_grad_()
+        found = solver(gpu.sparse(A), tensor, rtol=1e-10, **how, **order)
+        np.testing.assert_allclose(A @ found.value.detach().cpu().numpy(), b, rtol=0, atol=1e-8)
+        assert found.method == name and found.value.device == tensor.device
+        (g,) = torch.autograd.grad(found.value.abs().square().sum(), tensor)
+        np.testing.assert_allclose(A @ g.cpu().numpy(), 2 * found.value.detach().cpu().numpy(), rtol=0, atol=1e-7)
+    with pytest.raises(BackendError, match=r"^kaczmarz: order must be 'color' for kaczmarz on a GPU, got"):
+        fastiter.torch.relax.kaczmarz(gpu.sparse(A), gpu.tensor(b))
+    with pytest.raises(BackendError, match=r"^ssor_cg: A must be on the CPU, as it has no GPU kernels yet, got"):
+        fastiter.torch.relax.ssor_cg(gpu.sparse(A), gpu.tensor(b))
+
+
 def test_chebyshev_on_the_cpu() -> None:
     A, b = hermitian(20, "float64"), vectors((20, 2), "float64", 1)
     found = fastiter.torch.relax.Chebyshev(fastiter.torch.relax.Relaxation(Gpu("cpu").sparse(A), "jacobi", omega=0.8))

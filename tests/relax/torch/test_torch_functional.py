@@ -14,7 +14,7 @@ import scipy.sparse  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import fastiter  # noqa: E402
-from fastiter.torch.relax import sor, sweeps  # noqa: E402
+from fastiter.torch.relax import kaczmarz, sor, sweeps  # noqa: E402
 from tests.relax.cases import attempt, bipartite, random_matrix, vectors  # noqa: E402
 from tests.relax.gpu import solve_by  # noqa: E402
 
@@ -103,6 +103,21 @@ def test_second_derivatives_reach_a_sparse_tensor(layout: str, dtype: Any) -> No
             twice += torch.autograd.grad(of_dA.real + (db * b.detach()).sum().real, inputs, retain_graph=True)
         found.append([g.detach().to_dense() * (inside if g.dim() == 2 else 1) for g in (dA, db, *twice)])
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state:UserWarning")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_of_b_alone(layout: str) -> None:
+    """With a complex A that has no gradient: torch cannot conjugate a view of a compressed tensor."""
+    dense, b = system(6, torch.complex128)[3], system(6, torch.complex128)[2].requires_grad_()
+    for solve in (
+        lambda A: sor(A, b, omega=1.0, **EXACT).value,
+        lambda A: kaczmarz(A, b, **EXACT).value,
+        lambda A: sweeps(A, b, torch.zeros_like(b), omega=1.0, sweeps=60),
+    ):
+        (found,) = torch.autograd.grad(solve(LAYOUTS[layout](dense)).abs().sum(), b)
+        (expected,) = torch.autograd.grad(torch.linalg.solve(dense, b).abs().sum(), b)
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state:UserWarning")

@@ -28,12 +28,16 @@ def check_options(function: str, method: object, order: object) -> None:
         raise ValueError(f"{function}: order must be 'natural' for jacobi, got {order!r}")
 
 
-def checked_parts(function: str, A: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Check a sparse tensor or its parts; return crow and col on the CPU, and the values."""
+def checked_parts(function: str, A: Any, *, rectangular: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Check a sparse tensor or its parts; return crow and col on the CPU, and the values.
+
+    ``rectangular``: whether a tensor may have another number of columns than rows.
+    """
     if not isinstance(A, (tuple, list)):
         check_matrix(function, A, " or (crow, col, values)")
-        if A.dim() != 2 or A.shape[0] != A.shape[1]:
-            raise ValueError(f"{function}: A must have shape (n, n), got {tuple(A.shape)}")
+        if A.dim() != 2 or not (rectangular or A.shape[0] == A.shape[1]):
+            expected = "(rows, columns)" if rectangular else "(n, n)"
+            raise ValueError(f"{function}: A must have shape {expected}, got {tuple(A.shape)}")
         return rows_of(A)
     if len(A) != 3:
         raise TypeError(f"{function}: A must be a sparse tensor or (crow, col, values), got {len(A)} parts")

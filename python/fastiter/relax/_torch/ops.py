@@ -88,9 +88,10 @@ class _Csr:
     format = "csr"
     keeps_zeros = True  # colours must not change if a learned value passes through 0
 
-    def __init__(self, values: Tensor, crow: Tensor, col: Tensor) -> None:
+    def __init__(self, values: Tensor, crow: Tensor, col: Tensor, columns: int | None = None) -> None:
         self.indptr, self.indices, self.data = crow.numpy(), col.numpy(), contiguous(values.detach()).numpy()
-        self.shape = (len(self.indptr) - 1,) * 2
+        rows = len(self.indptr) - 1
+        self.shape = (rows, rows if columns is None else columns)
         self.dtype = self.data.dtype
 
     def tocsr(self) -> _Csr:
@@ -173,6 +174,13 @@ def transposed(values: Tensor, crow: Tensor, col: Tensor) -> tuple[Tensor, Tenso
     start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     moved = place.to(values.device, non_blocking=True)
     return values.conj()[moved].resolve_conj(), start, rows(crow, col)[place]
+
+
+def gradient_of_values(l: Tensor, x: Tensor, crow: Tensor, col: Tensor) -> Tensor:
+    """Return -l x^H on the pattern of A, the sum over the columns of x."""
+    row, column = (index.to(l.device, non_blocking=True) for index in (rows(crow, col), col))
+    product = l[row] * x[column].conj()
+    return -(product if product.dim() == 1 else product.sum(dim=1))
 
 
 def rows(crow: Tensor, col: Tensor) -> Tensor:

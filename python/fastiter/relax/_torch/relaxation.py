@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -101,18 +101,30 @@ class Relaxation:
         symmetric: bool = False,
         backend: Literal["cpu", "cuda", "triton"] | None = None,
     ) -> None:
+        options: dict[str, Any] = {"omega": omega, "block_size": block_size, "symmetric": symmetric}
+        self._build("Relaxation", A, method, order, backend, **options)
+
+    @classmethod
+    def _of(
+        cls, function: str, A: Any, method: Any, order: Any = "natural", backend: Any = None, **options: Any
+    ) -> Relaxation:
+        """Return a Relaxation whose error messages name the calling function."""
+        built = cls.__new__(cls)
+        built._build(function, A, method, order, backend, **options)
+        return built
+
+    def _build(self, function: str, A: Any, method: Any, order: Any, backend: Any, **options: Any) -> None:
         self._device = None if isinstance(A, Stencil) else A.device if isinstance(A, Tensor) else None
-        matrix = A if isinstance(A, Stencil) else matrix_of(A)
-        self._backend = _backend(backend, self._device)
+        matrix = A if isinstance(A, Stencil) else matrix_of(function, A)
+        self._backend = _backend(function, backend, self._device)
         if self._backend != "cpu":
-            _check_gpu(self._backend, A, method, order)
+            _check_gpu(function, self._backend, A, method, order)
         together = None
         if method == "kaczmarz" and isinstance(order, str) and order == "color" and isinstance(matrix, Sparse):
-            matrix = Sparse.of_rows(without_zeros(read_csr("Relaxation", matrix)))
-            together = arrange_disjoint(read_csr("Relaxation", matrix))
-            order = cast(Order, together.order)  # the same sweep on the CPU, in sequence
-        options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
-        host = relax.Relaxation._of("Relaxation", matrix, method, **options)
+            matrix = Sparse.of_rows(without_zeros(read_csr(function, matrix)))
+            together = arrange_disjoint(read_csr(function, matrix))
+            order = together.order  # the same sweep on the CPU, in sequence
+        host = relax.Relaxation._of(function, matrix, method, order=order, **options)
         self.method, self.symmetric = method, host.symmetric
         self.shape, self.colors = host.shape, together.number_of_colours if together else host.colors
         self._chooser = host
@@ -122,7 +134,7 @@ class Relaxation:
         self._dtype_name = host.dtype.name
         self._stencil = A if isinstance(A, Stencil) else None
         self._host = host if self._backend == "cpu" else None
-        self._matrix = None if self._host or self._stencil else _on_device(host, self._device, together)
+        self._matrix = None if self._host or self._stencil else _on_device(function, host, self._device, together)
         self._omegas: dict[torch.device, Tensor] = {}
 
     def __repr__(self) -> str:
@@ -311,40 +323,42 @@ class Relaxation:
         return tuple(b.shape) if self._fixed else (self.shape[1], *b.shape[1:])
 
 
-def _backend(named: object, device: torch.device | None) -> str:
+def _backend(function: str, named: object, device: torch.device | None) -> str:
     if named is not None and named not in BACKENDS:
-        raise ValueError(f"Relaxation: backend must be None, 'cpu', 'cuda' or 'triton', got {named!r}")
+        raise ValueError(f"{function}: backend must be None, 'cpu', 'cuda' or 'triton', got {named!r}")
     if device is None:
         return str(named or "cpu")
     if device.type not in ("cpu", *_GPUS):
-        raise BackendError(f"Relaxation: A must be on the CPU or a CUDA device, got device {device}")
+        raise BackendError(f"{function}: A must be on the CPU or a CUDA device, got device {device}")
     is_gpu = device.type in _GPUS
     if named is not None and is_gpu == (named == "cpu"):
-        raise BackendError(f"Relaxation: backend must go with the device of A, {device}, got {named!r}")
+        raise BackendError(f"{function}: backend must go with the device of A, {device}, got {named!r}")
     return str(named or ("cuda" if is_gpu else "cpu"))
 
 
-def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
+def _check_gpu(function: str, backend: str, A: object, method: object, order: object) -> None:
     """Refuse arguments without GPU kernels; other errors are raised by the preparation on the CPU."""
     if method == "kaczmarz" and not (isinstance(order, str) and order == "color"):
-        raise BackendError(f"Relaxation: order must be 'color' for kaczmarz on a GPU, got {order!r}")
+        raise BackendError(f"{function}: order must be 'color' for kaczmarz on a GPU, got {order!r}")
     is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"
     if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
-        raise BackendError(f"Relaxation: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
+        raise BackendError(f"{function}: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
     if isinstance(A, Stencil) and A.dtype.kind == "c":
-        raise BackendError(f"Relaxation: A must have real coefficients on a GPU if it is a Stencil, got {A.dtype}")
+        raise BackendError(f"{function}: A must have real coefficients on a GPU if it is a Stencil, got {A.dtype}")
     if method in METHODS:
-        check_order("Relaxation", order, is_jacobi)
+        check_order(function, order, is_jacobi)
 
 
-def _on_device(host: relax.Relaxation, device: torch.device | None, together: Arrangement | None) -> _Matrix:
+def _on_device(
+    function: str, host: relax.Relaxation, device: torch.device | None, together: Arrangement | None
+) -> _Matrix:
     assert device is not None  # a tensor's
     system: Any = host._system
     if together is not None:
         return OfProjections(system.A, together, device, system.scale)
     if isinstance(system, HostBlocks):
         if system.A.value.ndim == 4:
-            raise BackendError("Relaxation: A must be one matrix on a GPU if there is a block_size, got a batch")
+            raise BackendError(f"{function}: A must be one matrix on a GPU if there is a block_size, got a batch")
         return OfBlocks(block_rows_of(system.A, system.arrangement), device)
     layout = slices_of(system.A.start, system.A.column, system.arrangement, jacobi=system.jacobi)
     return OfRows(layout, tensors_of(layout, device), torch.from_numpy(system.A.value).to(device))

@@ -16,7 +16,7 @@ from .._solvers.methods import check_omega
 from .._solvers.result import LinearSolution
 from . import ops, ops_cuda
 from .arguments import DTYPES, Matrix, check_options, check_shapes, checked_parts
-from .ops import AUTO, REASONS, Solve, rows, transposed
+from .ops import AUTO, REASONS, Solve, gradient_of_values, transposed
 from .ops import relax_solve as _relax_solve
 from .tensors import check_finite
 
@@ -288,9 +288,7 @@ class _Solve(torch.autograd.Function):
                 raise ConvergenceError(f"{ctx.options[0]}: for the gradient, with A^H for A, {failure}")
         dvalues = None
         if ctx.needs_input_grad[0]:
-            row, column = (index.to(l.device, non_blocking=True) for index in (rows(crow, col), col))
-            product = l[row] * x[column].conj()
-            dvalues = -(product if product.dim() == 1 else product.sum(dim=1))
+            dvalues = gradient_of_values(l, x, crow, col)
         return dvalues, None, None, l if ctx.needs_input_grad[3] else None, None, None, None
 
 

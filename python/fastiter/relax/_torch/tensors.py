@@ -100,8 +100,9 @@ def rows_of(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _values(A: Tensor) -> Tensor:
     """Return the values of a compressed sparse tensor, differentiable to any order."""
-    result: Tensor = _Values.apply(A) if torch.is_grad_enabled() and A.requires_grad else A.values()
-    return result
+    if torch.is_grad_enabled() and A.requires_grad:
+        return _Values.apply(A)  # type: ignore[no-any-return]
+    return A.values().detach()  # as torch cannot conjugate a view of a complex CSR tensor
 
 
 def _pattern(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,29 +146,29 @@ class _Compressed(torch.autograd.Function):
         return blocks[row, column].reshape(-1, *ctx.block), None, None, None, None
 
 
-def matrix_of(A: Any) -> Sparse | Batch:
+def matrix_of(function: str, A: Any) -> Sparse | Batch:
     """Convert a sparse tensor to a matrix that :class:`fastiter.relax.Relaxation` takes."""
-    check_matrix("Relaxation", A, " or a Stencil")
+    check_matrix(function, A, " or a Stencil")
     kind = _LAYOUTS[A.layout]
     if A.dim() == 3 and kind == "csr":
-        return _batch_of(A)
+        return _batch_of(function, A)
     if A.dim() != 2:
         expected = "(n, n), or in CSR (batch, n, n)"
-        raise ValueError(f"Relaxation: A must have shape {expected}, got {tuple(A.shape)}")
+        raise ValueError(f"{function}: A must have shape {expected}, got {tuple(A.shape)}")
     if kind in ("csr", "bsr"):
         return Sparse(kind, A)
     crow, col, values = (x.detach().cpu().contiguous().numpy() for x in rows_of(A))
     return Sparse.of_rows(Csr(A.shape[1], crow, col, values))
 
 
-def _batch_of(A: Tensor) -> Batch:
+def _batch_of(function: str, A: Tensor) -> Batch:
     crow, col, values = A.crow_indices(), A.col_indices(), A.values()
     if len(crow) == 0:
-        raise ValueError(f"Relaxation: A must have at least one matrix, got shape {tuple(A.shape)}")
+        raise ValueError(f"{function}: A must have at least one matrix, got shape {tuple(A.shape)}")
     differs = (crow != crow[:1]).any(dim=1) | (col != col[:1]).any(dim=1)
     if bool(differs.any()):
         number = int(differs.to(torch.int8).argmax())
-        raise ValueError(f"Relaxation: A must have one pattern for all its matrices, got another in matrix {number}")
+        raise ValueError(f"{function}: A must have one pattern for all its matrices, got another in matrix {number}")
     pattern = torch.sparse_csr_tensor(crow[0], col[0], values[0].detach(), A.shape[1:], check_invariants=False)
     return Batch(Sparse("csr", pattern), values.detach().cpu().contiguous().numpy())
 
