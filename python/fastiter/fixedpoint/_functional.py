@@ -215,7 +215,7 @@ def run(
         problem.check_rows()
     x = layout.pack(start)
     chosen = METHODS[method].of(function, options)
-    begun = chosen.begun(space, *x.shape)
+    begun: Any = chosen.begun(space, *x.shape)
     if memory is not None and memory[0] == chosen and memory[1:] == (x.shape, space.noun, space.dtype_name):
         begun = begun.resumed(memory[0])
     record = Run(problem, stopping, begun, x)

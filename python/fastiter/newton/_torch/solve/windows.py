@@ -69,15 +69,16 @@ def loop(cell: Cell, first: Tensor, x: Sequence[Tensor]) -> Tensor:
 
 def _judged(value: Tensor) -> tuple[Tensor, tuple[Reason, ...]]:
     """Return for each row whether all of its elements are finite, and the reason for ending."""
+    converged: Reason = "converged"
     if value.numel() == 0:
-        return value.new_ones(len(value), dtype=torch.bool), ("converged",) * len(value)
+        return value.new_ones(len(value), dtype=torch.bool), (converged,) * len(value)
     smallest, largest = value.flatten(1).aminmax(dim=1)
     size = torch.maximum(largest, -smallest)
     is_finite = size.isfinite()
     if bool(is_finite.all()):
-        return is_finite, ("converged",) * len(value)
+        return is_finite, (converged,) * len(value)
     rows = zip(is_finite.tolist(), size.tolist(), strict=True)
-    return is_finite, tuple(["converged" if fine else unbounded(number) for fine, number in rows])
+    return is_finite, tuple([converged if fine else unbounded(number) for fine, number in rows])
 
 
 def solve_windows(
