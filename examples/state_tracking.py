@@ -45,7 +45,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 @dataclass(frozen=True)
 class Options:
-    steps: int = option(800, "optimizer steps of each model", 10)
+    steps: int = option(800, "optimizer steps of each model", 20)
     length: int = option(40, "longest sequence in training", 8)
     width: int = option(64, "features of a layer", 16)
     batch: int = option(32, "sequences in a batch")

@@ -4,7 +4,6 @@
 
 namespace fastiter::delta::FASTITER_LEVEL {
 namespace {
-
 // Gradients are summed over the column blocks of a head. Either one thread runs the blocks in order and accumulates in
 // place, or (`split`) every block writes its own copy; both sum in the same order.
 template <class T> struct Sums {
@@ -17,8 +16,7 @@ template <class T> struct BackwardChunks {
     const DeltaBackward<T>& p;
     const DeltaShape& s;
     Keys<T> keys;
-    // later blocks read what earlier ones wrote
-    const bool streams = exceeds_caches<T>(s) && delta_bwd_blocks<T>(s) == 1;
+    const bool streams = exceeds_caches<T>(s) && delta_bwd_blocks<T>(s) == 1; // later blocks read what earlier wrote
     int64_t *starts, state_size;
     T *states, *dS, *w, *d_o, *de, *du, *w_across, *across, *dots, *by_S, *by_dS, *dq, *dk, *later, *small;
     Columns c{};

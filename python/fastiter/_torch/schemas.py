@@ -1,4 +1,4 @@
-"""Schemas of all ops by the module to import before they run; tests/core/op_schemas.py writes this file."""
+"""Schemas of all ops by the module to import before they run, written by tests/core/tools/op_schemas.py."""
 
 # ruff: noqa: E501
 

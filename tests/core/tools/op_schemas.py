@@ -1,4 +1,4 @@
-"""python -m tests.core.op_schemas: write python/fastiter/_torch/schemas.py from the ops that the package defines.
+"""python -m tests.core.tools.op_schemas: write python/fastiter/_torch/schemas.py from the ops that the package defines.
 
 An op's schema follows from its call and its implementations. The table repeats it, so that `import fastiter.torch` can
 register all ops without importing their families; tests/core/tensors/test_torch_op_schemas.py compares the two.
@@ -16,7 +16,7 @@ from fastiter._torch.op import OPS, Op, schema_of
 FILE = Path(fastiter.torch.__file__).parents[1] / "_torch" / "schemas.py"
 #: Families whose functions on tensors are not in a module fastiter.torch.<family>
 _AT_TOP = ("delta", "newton", "rnn", "scan")
-_HEAD = '''"""Schemas of all ops by the module to import before they run; tests/core/op_schemas.py writes this file."""
+_HEAD = '''"""Schemas of all ops by the module to import before they run, written by tests/core/tools/op_schemas.py."""
 
 # ruff: noqa: E501
 

@@ -1,4 +1,4 @@
-"""python tests/core/import_times.py: what importing fastiter and fastiter.torch adds to importing NumPy and torch.
+"""python tests/core/tools/import_times.py: what importing fastiter adds to importing NumPy and torch.
 
 Not a test module: it runs in the environment of an installed wheel. Each time is the smallest of several new
 interpreters, in milliseconds of processor time; then it prints the modules of fastiter that take longest by themselves.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/core/arm64.sh DIR [arguments of pytest]: the NumPy tests on an emulated ARM64 processor, on a Debian system with
+# tests/core/tools/arm64.sh DIR [arguments of pytest]: the NumPy tests on an emulated ARM64 processor, on a Debian system with
 # g++-aarch64-linux-gnu, mmdebstrap and qemu-user. DIR receives an interpreter with its packages, and can be reused.
 #
 # The interpreter and its pip run under the emulator, so that it finds ARM64 headers and names the module for it. CMake,
@@ -7,7 +7,7 @@
 set -euo pipefail
 debian=$(realpath -m "$1")/debian venv=$(realpath -m "$1")/venv
 shift
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../.."
 make .venv/.tools
 PATH=$PWD/.venv/bin:$PATH
 

@@ -1,7 +1,7 @@
 """The CPU seconds that the compiler takes for each object file: the ten heaviest, and the total.
 
-    python tests/core/compile_times.py                    every object of the build folder, one at a time: minutes
-    python tests/core/compile_times.py hopfield v4.dir    only objects whose path has one of the words, all listed
+    python tests/core/tools/compile_times.py                    every object of the build folder, one at a time: minutes
+    python tests/core/tools/compile_times.py hopfield v4.dir    only objects whose path has one of the words, all listed
 
 Not a test module, as it takes minutes: run it when a file has grown. The commands are those of the last build, without
 a compiler cache, and the objects are thrown away.
@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HEAVIEST = 10
 #: No object may take more, on a Zen 4 of 2.6 GHz: another family's build would wait for it on the last core.
 LIMIT = 15

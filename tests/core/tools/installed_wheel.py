@@ -1,4 +1,4 @@
-"""python tests/core/installed_wheel.py: a short check of an installed wheel, with NumPy alone, on each instruction set.
+"""python tests/core/tools/installed_wheel.py: a short check of an installed wheel with NumPy on each instruction set.
 
 Not a test module: it is run by the interpreter of a clean environment, which has neither pytest nor this checkout.
 """
