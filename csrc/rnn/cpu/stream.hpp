@@ -9,31 +9,23 @@ namespace fastiter::rnn::FASTITER_LEVEL {
 
 using dense::FASTITER_LEVEL::block_of_sum;
 
-// The instances of f32.cpp and f64.cpp
-extern template void multiply(TileRegisters&, int, int, int, const Product<float>&);
-extern template void multiply(TileRegisters&, int, int, int, const Product<double>&);
-
-constexpr int kMaxSums = 24; // of a product tile, as of any tile of tile_rows
-
-// p.out = the product of p, in the blocks of the matrix product, with the bias (panel by panel, or null) added after the
-// first block
-template <class T> void product_in_blocks(Product<T> p, int rows, int nv, int panels, const vec<T>* bias) {
-    TileRegisters registers;
-    const int64_t K = p.K, block = block_of_sum(K);
-    const int lines = panels * nv;
-    vec<T> part[kMaxSums], *const out = p.out;
-    p.K = min_of(block, K);
-    multiply(registers, rows, nv, panels, p);
-    for (int i = 0; i < rows && bias; ++i)
-        for (int v = 0; v < lines; ++v) out[i * lines + v] += bias[v];
-    p.out = part;
-    for (int64_t k = block; k < K; k += block) {
-        p.x += block;
-        p.panel += block * nv * lanes<T>;
-        p.K = min_of(block, K - k);
-        multiply(registers, rows, nv, panels, p);
-        for (int i = 0; i < rows * lines; ++i) out[i] += part[i];
-    }
+// acc = sum over k of x[i][k] panel[k][v], in the blocks of the matrix product, with the bias added after the first
+// block
+template <class T, int ROWS, int NV, int PANELS, class Bias>
+FASTITER_INLINE void product_in_blocks(const T* x, int64_t x_row, const T* panel, int64_t stride, int64_t K, Bias bias,
+                                       vec<T> (&acc)[ROWS][PANELS * NV]) {
+    const int64_t block = block_of_sum(K);
+    int64_t k = 0;
+    do {
+        vec<T> part[ROWS][PANELS * NV] = {};
+        multiply_add<T, ROWS, NV, PANELS>(x + k, x_row, 1, panel + k * NV * lanes<T>, stride, min_of(block, K - k),
+                                          part);
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 16
+            for (int v = 0; v < PANELS * NV; ++v) acc[i][v] = k == 0 ? bias(part[i][v], v) : part[i][v] + acc[i][v];
+        k += block;
+    } while (k < K);
 }
 
 template <class T, class C> struct StepOfLayer {
@@ -73,32 +65,25 @@ template <class T, class C> struct StepOfLayer {
         return load_up_to(values + (g * N + n) * D + d, D - d);
     }
 
-    // Rows [first, first + rows) times `some` panels of head n from `panel` on, each with `units` vectors of units
-    void tile(int64_t n, int64_t first, int rows, int64_t panel, int units, int some) const {
-        const int nv = units * G, V = some * units;
+    // Rows [first, first + ROWS) times PANELS panels of head n, each with UNITS vectors of units
+    template <int ROWS, int UNITS, int PANELS> void tile(int64_t n, int64_t first, int64_t panel) const {
+        constexpr int V = PANELS * UNITS, NV = UNITS * G;
         const int64_t unit = panel * kPanelUnits;
         const T* lines = layer.panels + (n * panels + panel) * panel_size();
-        vec<T> gates[kMaxSums], products[kMaxSums], b[kMaxSums];
-        auto bias = [&](const T* values) {
-            for (int v = 0; v < V * G; ++v) b[v] = of_gate(values, n, v % G, unit + v / G * W);
-        };
-        if (layer.b_x) bias(layer.b_x);
-        product_in_blocks<T>({x + first * x_row, x_row, lines, panel_size(), I, nullptr, gates, {}}, rows, nv, some,
-                             layer.b_x ? b : nullptr);
-        if (layer.b_h) bias(layer.b_h);
-        TileRegisters registers;
-        multiply<T>(registers, rows, nv, some,
-                    {before + (first * N + n) * D,
-                     N * D,
-                     lines + I * nv * W,
-                     panel_size(),
-                     D,
-                     layer.b_h ? reinterpret_cast<const T*>(b) : nullptr,
-                     products,
-                     {}});
-        for (int i = 0; i < rows; ++i)
-            for (int v = 0; v < V; ++v)
-                cell(gates + (i * V + v) * G, products + (i * V + v) * G, first + i, n, unit + v * W);
+        vec<T> gates[ROWS][V * G] = {}, products[ROWS][V * G];
+        product_in_blocks<T, ROWS, NV, PANELS>(
+            x + first * x_row, x_row, lines, panel_size(), I,
+            [&](vec<T> sum, int v) { return layer.b_x ? sum + of_gate(layer.b_x, n, v % G, unit + v / G * W) : sum; },
+            gates);
+        for (int v = 0; v < V * G; ++v) {
+            const vec<T> b = layer.b_h ? of_gate(layer.b_h, n, v % G, unit + v / G * W) : vec<T>{};
+#pragma GCC unroll 12
+            for (int i = 0; i < ROWS; ++i) products[i][v] = b;
+        }
+        multiply_add<T, ROWS, NV, PANELS>(before + (first * N + n) * D, N * D, 1, lines + I * NV * W, panel_size(), D,
+                                          products);
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < V; ++v) cell(&gates[i][v * G], &products[i][v * G], first + i, n, unit + v * W);
     }
 
     FASTITER_INLINE void cell(vec<T>* gates, const vec<T>* products, int64_t row, int64_t n, int64_t d) const {
@@ -124,10 +109,16 @@ template <class T, class C> struct StepOfLayer {
         constexpr int P = panels_of_one_row<T>(G * U);
         if (p.B > 1)
             return zigzag(mine, p.turn, [&](int64_t j) {
-                for_each_tile<R>(p.B, [&](int64_t first, int count) { tile(n, first, count, j, units_of(j), 1); });
+                for_each_tile<R>(p.B, [&](int64_t first, int count) {
+                    with_count<U>(units_of(j), [&]<int UNITS>() {
+                        with_count<R>(count, [&]<int ROWS>() { tile<ROWS, UNITS, 1>(n, first, j); });
+                    });
+                });
             });
-        zigzag_in_groups(P, mine, D / kPanelUnits, p.turn,
-                         [&](int64_t j, int some) { tile(n, 0, 1, j, some == P ? U : units_of(j), some); });
+        zigzag_in_groups(P, mine, D / kPanelUnits, p.turn, [&](int64_t j, int some) {
+            if (some == P) return tile<1, U, P>(n, 0, j);
+            with_count<U>(units_of(j), [&]<int UNITS>() { tile<1, UNITS, 1>(n, 0, j); });
+        });
     }
 
     void run(Team team) const {
@@ -157,23 +148,26 @@ template <class T> struct Projection {
             }
     }
 
-    void tile(const T* h, int64_t first, int rows, int64_t panel, T* y) const {
-        const int nv = vectors_of(panel);
-        vec<T> sums[kMaxSums];
-        product_in_blocks<T>({h + first * D, D, layer.projection + panel * kPanel * D, 0, D, nullptr, sums, {}}, rows,
-                             nv, 1, nullptr);
-        for (int i = 0; i < rows; ++i)
-            for (int v = 0; v < nv; ++v) {
+    template <int ROWS, int NV> void tile(const T* h, int64_t first, int64_t panel, T* y) const {
+        vec<T> acc[ROWS][NV] = {};
+        product_in_blocks<T, ROWS, NV, 1>(
+            h + first * D, D, layer.projection + panel * kPanel * D, 0, D, [](vec<T> sum, int) { return sum; }, acc);
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < NV; ++v) {
                 const int64_t line = panel * kPanel + v * W, at = (first + i) * P + line;
-                store_up_to(layer.projected_h + at, sums[i * nv + v], P - line);
-                if (y) store_up_to(y + at, sums[i * nv + v], P - line);
+                store_up_to(layer.projected_h + at, acc[i][v], P - line);
+                if (y) store_up_to(y + at, acc[i][v], P - line);
             }
     }
 
     void run(const T* h, int64_t B, T* y, Team team) const {
         const Range mine = share(panels, team);
         for (int64_t j = mine.begin; j < mine.end; ++j)
-            for_each_tile<R>(B, [&](int64_t first, int count) { tile(h, first, count, j, y); });
+            for_each_tile<R>(B, [&](int64_t first, int count) {
+                with_count<kVectors>(vectors_of(j), [&]<int NV>() {
+                    with_count<R>(count, [&]<int ROWS>() { tile<ROWS, NV>(h, first, j, y); });
+                });
+            });
     }
 };
 
