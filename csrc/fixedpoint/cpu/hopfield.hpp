@@ -100,39 +100,34 @@ public:
     const int64_t S, D;
     const T beta;
 
-    // Computes z for patterns [s0, s0 + n) and calls f(v, z, at) for each vector v of a line, whose place in a panel
-    // of n patterns is `at`. index: the queries of the lanes; block: space for that panel
-    template <int NV, class F>
-    FASTITER_INLINE void scores(const T* xi, const int32_t* index, int64_t count, int64_t s0, int64_t n, T* block,
-                                F f) const {
+    // Writes z for patterns [s0, s0 + n): out[s][query], and raises `highest` to the largest z of each lane. index: the
+    // queries of the lanes
+    template <int NV>
+    FASTITER_NOINLINE void scores(const T* xi, const int32_t* index, int64_t count, int64_t s0, int64_t n, T* out,
+                                  Lanes<T>& highest) const {
         const bool own = bias_.data && bias_.query != 0; // one bias per query
+        if (own) read_bias<NV>(index, count, s0, n, out);
         const vec<T> scale = broadcast(beta);
-        products<NV>(xi, s0, n, block);
-        for (int64_t s = 0; s < n; ++s) {
-            alignas(64) T bias[NV * W];
-            const T* line = bias_.data ? bias_.data + (s0 + s) * bias_.pattern : nullptr;
-            if (own)
-                for (int64_t l = 0; l < NV * W; ++l) bias[l] = l < count ? line[index[l] * bias_.query] : T(0);
-            const vec<T> shared = line && !own ? broadcast(*line) : vec<T>{};
+        vec<T> top[NV];
+        for (int v = 0; v < NV; ++v) top[v] = highest.of[v];
+        for_products<NV>(xi, s0, n, [&](int64_t s, vec<T>(&line)[NV]) {
+            const vec<T> shared = bias_.data && !own ? broadcast(bias_.data[(s0 + s) * bias_.pattern]) : vec<T>{};
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) {
-                const int64_t at = (s * NV + v) * W;
-                f(v, fma(scale, load(block + at), own ? load(bias + v * W) : shared), at);
+                T* const at = out + (s * NV + v) * W;
+                const vec<T> z = fma(scale, line[v], own ? load(at) : shared);
+                top[v] = max_keeping_nan(top[v], z);
+                store(at, z);
             }
-        }
+        });
+        for (int v = 0; v < NV; ++v) highest.of[v] = top[v];
     }
 
     // Writes x_s . panel for patterns [s0, s0 + n): out[s][query]
     template <int NV> FASTITER_NOINLINE void products(const T* panel, int64_t s0, int64_t n, T* out) const {
-        for_each_tile<tile_rows<NV>>(n, [&](int64_t first, int count) {
-            with_count<tile_rows<NV>>(count, [&]<int R>() {
-                vec<T> acc[R][NV] = {};
-                multiply_add<T, R, NV, 1>(stored_ + (s0 + first) * row_, row_, 1, panel, 0, D, acc);
-#pragma GCC unroll 12
-                for (int i = 0; i < R; ++i)
+        for_products<NV>(panel, s0, n, [&](int64_t s, vec<T>(&line)[NV]) {
 #pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) store(out + ((first + i) * NV + v) * W, acc[i][v]);
-            });
+            for (int v = 0; v < NV; ++v) store(out + (s * NV + v) * W, line[v]);
         });
     }
 
@@ -170,16 +165,13 @@ public:
         for (int64_t s0 = 0; s0 < S; s0 += kPatterns) {
             const int64_t n = min_of(kPatterns, S - s0);
             Lanes<T> keep = {};
-            vec<T> higher[NV];
-            for (int v = 0; v < NV; ++v) higher[v] = top[v];
-            scores<NV>(xi, index, count, s0, n, block, [&](int v, vec<T> z, int64_t at) {
-                higher[v] = max_keeping_nan(higher[v], z);
-                store(block + at, z);
-            });
+            Lanes<T> higher = {};
+            for (int v = 0; v < NV; ++v) higher.of[v] = top[v];
+            scores<NV>(xi, index, count, s0, n, block, higher);
             for (int v = 0; v < NV; ++v) {
-                const vec<T> shift = finite_or_zero(higher[v]);
+                const vec<T> shift = finite_or_zero(higher.of[v]);
                 keep.of[v] = exp_of_nonpositive<T>(top[v] - shift);
-                top[v] = higher[v];
+                top[v] = higher.of[v];
                 largest.of[v] = shift;
             }
             exponentials<NV>(block, n, largest, keep, sum);
@@ -215,6 +207,26 @@ private:
         for (int v = 0; v < NV; ++v) sum[v] = fma(sum[v], keep.of[v], added[v]);
     }
 
+    // Computes x_s . panel for patterns [s0, s0 + n) and calls f(pattern, line).
+    template <int NV, class F> FASTITER_INLINE void for_products(const T* panel, int64_t s0, int64_t n, F f) const {
+        for_each_tile<tile_rows<NV>>(n, [&](int64_t first, int count) {
+            with_count<tile_rows<NV>>(count, [&]<int R>() {
+                vec<T> acc[R][NV] = {};
+                multiply_add<T, R, NV, 1>(stored_ + (s0 + first) * row_, row_, 1, panel, 0, D, acc);
+#pragma GCC unroll 12
+                for (int i = 0; i < R; ++i) f(first + i, acc[i]);
+            });
+        });
+    }
+
+    template <int NV> void read_bias(const int32_t* index, int64_t count, int64_t s0, int64_t n, T* block) const {
+        for (int64_t s = 0; s < n; ++s) {
+            const T* line = bias_.data + (s0 + s) * bias_.pattern;
+            T* to = block + s * NV * W;
+            for (int64_t l = 0; l < NV * W; ++l) to[l] = l < count ? line[index[l] * bias_.query] : T(0);
+        }
+    }
+
     const T* stored_;
     int64_t row_;
     Bias<T> bias_;
@@ -222,7 +234,8 @@ private:
 
 // Compiled once, in hopfield.cpp
 #define FASTITER_HOPFIELD_TILES(EXTERN, T, NV)                                                                      \
-    EXTERN template void Problem<T>::products<NV>(const T*, int64_t, int64_t, T*) const;                            \
+    EXTERN template void Problem<T>::scores<NV>(const T*, const int32_t*, int64_t, int64_t, int64_t, T*, Lanes<T>&) \
+        const;                                                                                                      \
     EXTERN template void Problem<T>::add_weighted<NV>(const T*, int64_t, int64_t, const Lanes<T>&, T*) const;       \
     EXTERN template void Problem<T>::associate<NV>(const T*, const int32_t*, int64_t, T*, T*, Lanes<T>&, Lanes<T>&) \
         const;

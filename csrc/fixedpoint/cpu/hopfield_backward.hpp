@@ -36,13 +36,18 @@ public:
             to_rows(t.g, NV * W, t.count, broadcast(T(1)), g_rows_);
             to_rows(t.xi, NV * W, t.count, broadcast(problem.beta), xi_rows_);
         }
-        Lanes<T> whole = {};
+        Lanes<T> whole = {}, highest = {};
         for (int v = 0; v < NV; ++v) whole.of[v] = broadcast(T(1));
         for (int64_t s0 = 0; s0 < problem.S; s0 += kPatterns) {
             const int64_t n = min_of(kPatterns, problem.S - s0);
-            problem.template scores<NV>(t.xi, t.index, t.count, s0, n, own_, [&](int v, vec<T> z, int64_t at) {
-                store(weights_ + at, exp_of_nonpositive<T>(z - t.largest.of[v]) * t.inverse.of[v]);
-            });
+            problem.template scores<NV>(t.xi, t.index, t.count, s0, n, own_, highest);
+            for (int64_t s = 0; s < n; ++s)
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v) {
+                    const int64_t at = (s * NV + v) * W;
+                    const vec<T> e = exp_of_nonpositive<T>(load(own_ + at) - t.largest.of[v]);
+                    store(weights_ + at, e * t.inverse.of[v]);
+                }
             problem.template products<NV>(t.g, s0, n, own_);
             for (int64_t s = 0; s < n; ++s)
 #pragma GCC unroll 4
