@@ -226,7 +226,7 @@ template <class T> struct MatrixProduct {
         finish_rows<NV>(m, R, n, sums, part, rounds);
     }
 
-    // What follows the sums is not inlined: all heights of tiles share it.
+    // The code after the sums is not inlined: all heights of tiles share it.
     FASTITER_NOINLINE void ask_for_rows(int64_t m, int rows, int64_t n, int nv, Part part, bool rounds) const {
         for (int i = 0; i < rows; ++i) ask_for_c(m + i, n, nv, part, rounds);
     }

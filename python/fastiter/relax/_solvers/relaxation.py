@@ -306,16 +306,12 @@ class Relaxation:
 
     def _run(self, b: Array) -> Run:
         """Return the sweeps of a solution."""
-        fixed = self._fixed_omega
-        if fixed is not None:
+        if (fixed := self._fixed_omega) is not None:
             return Run(partial(self._sweep, b=b, omega=fixed), self.method, lambda: fixed)
         adaptive, sweep = self._adaptive(), partial(self._sweep, b=b)
         if adaptive is None:
             return Run(sweep, self.method, lambda: self.omega)
-
-        def step(x: Array, count: int) -> Array:
-            return sweep(x, count, omega=adaptive.omega)
-
+        step = lambda x, count: sweep(x, count, omega=adaptive.omega)  # noqa: E731
         return Run(step, self.method, lambda: adaptive.omega, adaptive.observe)
 
     def _adaptive(self) -> Adaptive | None:
