@@ -298,7 +298,7 @@ def mamba(layer: Any, x: Any) -> Any:
 def mamba2(layer: Any, x: Any) -> Any:
     shape = len(x), layer.num_heads, layer.head_dim, layer.ssm_state_size
     how = {"headdim": layer.head_dim, "ngroups": layer.n_groups, "seq_idx": torch.zeros(x.shape[:2])}
-    how |= {"initial_states": x.new_zeros(shape), "norm_before_gate": False, "dt_limit": layer.dt_limit}
+    how |= {"state": x.new_zeros(shape), "norm_before_gate": False, "dt_limit": layer.dt_limit}
     how |= {"rmsnorm_weight": layer.norm.weight, "rmsnorm_eps": layer.norm.eps, "outproj_bias": 0}
     weights = layer.conv1d.weight[:, 0], layer.conv1d.bias, layer.dt_bias, -layer.A_log.exp(), layer.D
     return mamba2_inner(layer.in_proj(x), *weights, **how, outproj_weight=layer.out_proj.weight)[0]

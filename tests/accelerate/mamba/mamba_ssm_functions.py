@@ -132,7 +132,7 @@ def _split(zxbcdt, conv1d_weight, conv1d_bias, dt_bias, A, D, chunk_size, **more
     labels, first = more.get("seq_idx"), more.get("initial_states")
     options = {"headdim": width, "seq_idx": torch.zeros(zxbcdt.shape[:2]) if labels is None else labels}
     states = (len(conv1d_weight) - heads * width) // 2 // more["ngroups"]
-    options["initial_states"] = given[0].new_zeros(len(zxbcdt), heads, width, states) if first is None else first
+    options["state"] = given[0].new_zeros(len(zxbcdt), heads, width, states) if first is None else first
     names = ("ngroups", "norm_before_gate", "rmsnorm_weight", "rmsnorm_eps", "outproj_weight", "dt_limit")
     options |= {name: more[name] for name in names if name in more}
     options["outproj_bias"] = 0 if more["outproj_bias"] is None else more["outproj_bias"]
