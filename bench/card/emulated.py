@@ -33,9 +33,9 @@ def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def routed() -> Iterator[None]:
     """Dispatch CPU tensors to the kernels for cards; a call that reaches none of them is an error."""
-    import fastiter.torch  # noqa: F401  (registers all ops)
     from fastiter._torch import launch
-    from fastiter._torch.op import OPS
+    from fastiter._torch.op import named
+    from fastiter._torch.schemas import SCHEMAS
     from fastiter.rnn._torch import run
     from fastiter.rnn._torch._gpu import kernels as gpu
     from tests.gpu.host.host import Host
@@ -47,7 +47,7 @@ def routed() -> Iterator[None]:
         return kernels(function, stem)
 
     with contextlib.ExitStack() as stack:
-        for op in OPS.values():
+        for op in [named(name) for names in SCHEMAS.values() for name in names]:
             if op.cuda is not None:
                 stack.enter_context(_set(op, "_cpu", op.cuda))
         for module in [each for name, each in sys.modules.items() if name.startswith("fastiter.")]:

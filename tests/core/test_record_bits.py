@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import fastiter
 from tests.core import record_bits
 
 
@@ -22,15 +23,18 @@ def test_every_case_runs_and_has_a_unique_name() -> None:
 
 def test_differences_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     digests = {1: {"a": "1", "b": "2"}, 2: {"a": "1", "b": "2"}}
-    monkeypatch.setattr(record_bits, "in_process", lambda isa, threads: dict(digests[threads]))
+    monkeypatch.setattr(fastiter._core, "isa_available", lambda: "v1")
+    monkeypatch.setattr(
+        record_bits, "in_process", lambda isa, threads: {f"{isa} {name}": x for name, x in digests[threads].items()}
+    )
     before, after = tmp_path / "before.json", tmp_path / "after.json"
     assert record_bits.main(before, None) == 0
-    assert record_bits.main(after, before) == 0 and json.loads(after.read_text()) == digests[1]
+    assert record_bits.main(after, before) == 0 and json.loads(after.read_text()) == {"v1 a": "1", "v1 b": "2"}
     digests[2]["b"] = "3"
-    assert record_bits.main(after, None) == 1 and "b: 1 thread and 2 differ" in capsys.readouterr().out
+    assert record_bits.main(after, None) == 1 and "v1 b: 1 thread and 2 differ" in capsys.readouterr().out
     digests[1] = digests[2] = {"b": "4"}
     assert record_bits.main(after, before) == 1
-    assert {"b: not as before", "a: missing"} <= set(capsys.readouterr().out.splitlines())
+    assert {"v1 b: not as before", "v1 a: missing"} <= set(capsys.readouterr().out.splitlines())
 
 
 def test_a_bit_a_dtype_and_a_shape_count() -> None:

@@ -60,7 +60,7 @@ OPS: dict[str, Op[Any, Any]] = {}
 _MODULES = {name: module for module, schemas in SCHEMAS.items() for name in schemas}
 
 
-def _named(name: str) -> Op[Any, Any]:
+def named(name: str) -> Op[Any, Any]:
     """Return an op, whose module an exported program that contains it may not have imported yet."""
     if name not in OPS:
         import_module(_MODULES[name], __package__)
@@ -70,15 +70,15 @@ def _named(name: str) -> Op[Any, Any]:
 def _register(name: str, schema: str) -> None:
     """Register an op whose implementations are looked up when it is called first."""
     LIBRARY.define(name + schema)
-    LIBRARY.impl(name, lambda *args: _named(name).on_cpu(*args), "CPU")
-    torch.library.register_fake(f"fastiter::{name}", lambda *args: _named(name).on_meta(*args), lib=LIBRARY)
+    LIBRARY.impl(name, lambda *args: named(name).on_cpu(*args), "CPU")
+    torch.library.register_fake(f"fastiter::{name}", lambda *args: named(name).on_meta(*args), lib=LIBRARY)
     if "(changed!)" not in schema:
         vmap.register(name)
 
 
 def _register_cuda(name: str) -> None:
     def on_cuda(*args: Any) -> Any:
-        op = _named(name)
+        op = named(name)
         assert op.cuda is not None  # its module has set it
         return op.cuda(op.call(*args))
 

@@ -39,7 +39,7 @@ call = (a, x, None, False, None, None, None)
 
 def each_op_finds_its_module(module):
     for name in ops.SCHEMAS[module]:
-        op = ops._named(name)
+        op = ops.named(name)
         assert (op.cuda is None) == (name in ops.ON_CPU_ONLY), name
 
 
