@@ -61,8 +61,8 @@ _MODULES = {name: module for module, schemas in SCHEMAS.items() for name in sche
 
 
 def named(name: str) -> Op[Any, Any]:
-    """Return an op, whose module an exported program that contains it may not have imported yet."""
-    if name not in OPS:
+    """Return an op, once its module and that of its implementation for CUDA tensors have been imported."""
+    if name in _MODULES and (name not in OPS or (OPS[name].cuda is None and name not in ON_CPU_ONLY)):
         import_module(_MODULES[name], __package__)
     return OPS[name]
 

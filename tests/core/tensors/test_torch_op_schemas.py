@@ -43,6 +43,13 @@ def each_op_finds_its_module(module):
         assert (op.cuda is None) == (name in ops.ON_CPU_ONLY), name
 
 
+def each_op_is_whole_after_the_layers():
+    import fastiter.torch.nn
+
+    for name in ops._MODULES:
+        assert (ops.named(name).cuda is None) == (name in ops.ON_CPU_ONLY), name
+
+
 def dispatched():
     expected = torch.ops.fastiter._linear_scan_fwd(*call)[0]
     assert torch.equal(fastiter.torch.linear_scan(a, x)[0], expected)
@@ -89,7 +96,8 @@ def names_and_parts():
 
 
 each = [(lambda module=module: each_op_finds_its_module(module)) for module in ops.SCHEMAS]
-for function in [*each, dispatched, faked, vmapped, compiled, pickled, accelerated, names_and_parts]:
+calls = [each_op_is_whole_after_the_layers, dispatched, faked, vmapped, compiled, pickled, accelerated, names_and_parts]
+for function in [*each, *calls]:
     child = os.fork()
     if not child:
         try:
