@@ -58,7 +58,7 @@ def test_mamba2() -> None:
     middle = (8, None, labels(), (0.2, 1.5), True, None, last[0], 1e-3, *last[1:])
     found = mamba_ssm.mamba_split_conv1d_scan_combined(*first, *middle, options["headdim"], options["ngroups"])
     keywords = {"seq_idx": labels(), "dt_limit": (0.2, 1.5), "activation": None, "rmsnorm_eps": 1e-3, **options}
-    expected = ssm.mamba2_inner(**given, **keywords, return_final_states=True)
+    expected = ssm.mamba2_inner(**given, **keywords, return_last_state=True)
     assert all(torch.equal(a, e) for a, e in zip(found, expected, strict=True))
     del given["rmsnorm_weight"]
     plain = mamba_ssm.mamba_split_conv1d_scan_combined(**given, chunk_size=8, rmsnorm_eps=None, **options)
