@@ -45,10 +45,17 @@ def flags_of(sanitizer: str) -> list[str]:
     return [*SANITIZERS[sanitizer], "-std=c++20", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
 
 
+@functools.cache
+def version() -> str:
+    """Return a hash of what all programs share, as a folder such as /tmp keeps those of earlier versions."""
+    texts = [(HERE / name).read_text() for name in ("shim.hpp", "runtime.cpp", "host.py")]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
 def programs_of(folder: Path) -> Path:
     """Return the folder of programs: beside that of a test, or beside the folders of pytest-xdist's workers."""
     own = folder.parent
-    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "programs"
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "programs" / version()
 
 
 def built(out: Path, command: Sequence[str]) -> Path:
