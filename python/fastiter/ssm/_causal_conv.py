@@ -25,6 +25,7 @@ from ._conv_shapes import (
     check_update_shapes,
 )
 from ._functional import check_rows, like
+from ._shapes import present_in
 
 _COMPUTED = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -124,7 +125,7 @@ def causal_conv1d(
     silu = check_activation(function, activation)
     check_flag(function, "return_last_state", return_last_state)
     x, weight, bias, state = from_likes(function, x=x, weight=weight, bias=bias, state=state)
-    present = present_in({"x": x, "weight": weight, "bias": bias, "state": state})
+    present = present_in({"x": x, "weight": weight, "bias": bias, "state": state}, "bias", "state")
     _check_dtypes(function, present, "state")
     sizes = check_conv_shapes(function, {name: y.shape for name, y in present.items()})
     labels = None
@@ -144,11 +145,6 @@ def causal_conv1d(
     call = _Call(x, labels, weight, bias, state, silu, return_last_state)
     last = _backwards(run, call, cut, out) if reverse else run(call, cut, out)
     return out if last is None else (out, last)
-
-
-def present_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments without the optional ones that are None."""
-    return {name: x for name, x in arguments.items() if x is not None or name in ("x", "weight", "conv_state")}
 
 
 def _check_dtypes(function: str, arrays: Mapping[str, Any], exact: str) -> None:
@@ -278,7 +274,7 @@ def causal_conv1d_update(
     silu = check_activation(function, activation)
     if type(x) is not np.ndarray or type(weight) is not np.ndarray or type(bias) not in (np.ndarray, type(None)):
         x, weight, bias = from_likes(function, x=x, weight=weight, bias=bias)
-    present = present_in({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
+    present = present_in({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias}, "bias")
     _check_dtypes(function, present, "")
     shapes: dict[str, Any] = {name: y.shape for name, y in present.items()}
     positions = rows = None

@@ -15,7 +15,6 @@ from ..._torch.ops import CPU_AND_CUDA, cast, checked_bounds, checked_integers, 
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _causal_conv as arrays
-from .._causal_conv import present_in
 from .._conv_shapes import (
     Activation,
     check_activation,
@@ -25,6 +24,7 @@ from .._conv_shapes import (
     check_state_len,
     check_update_shapes,
 )
+from .._shapes import present_in
 from ._gpu import triton_conv  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors
 from .ops import computed
@@ -76,7 +76,7 @@ def causal_conv1d(
         return result
     silu = check_activation(function, activation)
     check_flag(function, "return_last_state", return_last_state)
-    tensors = present_in({"x": x, "weight": weight, "bias": bias, "state": state})
+    tensors = present_in({"x": x, "weight": weight, "bias": bias, "state": state}, "bias", "state")
     check_tensors(function, tensors, "x", CPU_AND_CUDA)
     sizes = check_conv_shapes(function, {name: y.shape for name, y in tensors.items()})
     labels: Tensor | None = None
@@ -139,7 +139,7 @@ def causal_conv1d_update(
         out = plain_conv_update(x, conv_state, weight, bias, silu)
         if out is not None:
             return out
-    tensors = present_in({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
+    tensors = present_in({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias}, "bias")
     check_tensors(function, tensors, "x", CPU_AND_CUDA)
     shapes: dict[str, Any] = {name: y.shape for name, y in tensors.items()}
     positions = rows = None
