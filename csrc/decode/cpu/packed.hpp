@@ -1,0 +1,48 @@
+// Weights of a layer in tiles of 16 outputs, in any of the formats below, and their products with 1 to 8 vectors.
+#pragma once
+#include "core/cpu/team.hpp"
+#include "core/tables.hpp"
+#include <cstdint>
+
+namespace fastiter::decode {
+
+enum class Weight : int32_t { f32, f64, bf16, int8, int4, nf4, mxfp4, mxfp8, nvfp4 };
+constexpr int kWeights = 9;
+
+constexpr int kTile = 16;   // outputs of a tile, on every instruction set
+constexpr int kMaxRows = 8; // vectors of one product
+
+// A matrix W (N outputs, K inputs). Tile t has the outputs 16 t to 16 t + 15; those beyond N are 0. A number of W is
+// value(code) * scale of the group of `group` inputs * `scale`; f32, f64 and bf16 have no scales.
+struct Packed {
+    Weight format = Weight::f32;
+    int64_t N = 0, K = 0, group = 0;
+    const uint8_t* codes = nullptr;  // of tile t from codes + t tile_bytes on, a multiple of 64 bytes
+    const uint8_t* scales = nullptr; // of tile t from scales + t tile_scale_bytes on: 16 scales per group
+    int64_t tile_bytes = 0, tile_scale_bytes = 0;
+    float scale = 1;
+};
+
+// For weights of the formats of T: double has f64, float has all others.
+template <class T> struct PackedKernels {
+    // y[row y_stride + i - 16 tiles.begin] = sum over k of W(i, k) x[row x_stride + k] for the outputs i < N of a range
+    // of tiles. Rows of x are padded with zeros to a multiple of 32 numbers. A result has the same bits for every range
+    // of tiles and every number of rows.
+    using Product = void(const Packed& w, Range tiles, int rows, const T* x, int64_t x_stride, T* y, int64_t y_stride);
+    Product* product[kWeights];
+    // out[(i - outputs.begin) stride + k] = W(i, k) for a range of outputs
+    void (*unpack)(const Packed& w, Range outputs, T* out, int64_t stride);
+};
+
+using PackedTable = ByType<PackedKernels<float>, PackedKernels<double>>;
+
+FASTITER_TABLE(PackedTable, packed)
+
+// Multiplies by the kernel of w's format: see PackedKernels.
+template <class T>
+__attribute__((always_inline)) inline void product(const PackedTable& table, const Packed& w, Range tiles, int rows,
+                                                   const T* x, int64_t x_stride, T* y, int64_t y_stride) {
+    table.of<PackedKernels<T>>().product[int(w.format)](w, tiles, rows, x, x_stride, y, y_stride);
+}
+
+} // namespace fastiter::decode
