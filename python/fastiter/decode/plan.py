@@ -6,7 +6,7 @@ sequence of the batch). :mod:`fastiter.decode.reference` is the specification of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +42,9 @@ class Matrix:
     """A matrix (rows, columns) in a model's parameter, such as the weight of a linear layer.
 
     The parameter, viewed as (-1, columns), holds it from row ``first``: one expert of many, or the gate of a gate and
-    up projection. If ``transposed``, the parameter, viewed as (-1, rows), holds the transpose from row ``first``.
+    up projection. With ``block``, every ``block`` rows are followed by others, such that the next block begins
+    ``stride`` rows after the last one's first row: the queries of heads that alternate with gates. If ``transposed``,
+    the parameter, viewed as (-1, rows), holds the transpose, of ``columns`` rows, from row ``first``.
     """
 
     name: str
@@ -50,6 +52,18 @@ class Matrix:
     columns: int
     first: int = 0
     transposed: bool = False
+    block: int | None = None
+    stride: int = 0
+
+    def of(self, parameter: Any) -> Any:
+        """Return the matrix in its parameter, a NumPy array or a tensor; a view unless it has blocks."""
+        if self.transposed:
+            return parameter.reshape(-1, self.rows)[self.first : self.first + self.columns].T
+        lines = parameter.reshape(-1, self.columns)
+        if self.block is None:
+            return lines[self.first : self.first + self.rows]
+        r = np.arange(self.rows)
+        return lines[self.first + r // self.block * self.stride + r % self.block]
 
 
 @dataclass(frozen=True)
@@ -381,31 +395,3 @@ class Plan:
     states: tuple[State, ...]
     #: Parameters of the model that no step needs, such as those that only training uses
     unused: frozenset[str] = frozenset()
-
-
-@dataclass
-class Builder:
-    """Collects the steps, buffers and states of a plan; a name of a buffer has one size in the whole plan."""
-
-    steps: list[Operation] = field(default_factory=list)
-    buffers: dict[str, int] = field(default_factory=dict)
-    states: list[State] = field(default_factory=list)
-
-    def slot(self, name: str, size: int) -> Slot:
-        """Return the whole buffer ``name``, which is new or has this size."""
-        if self.buffers.setdefault(name, size) != size:
-            raise ValueError(f"slot: buffer {name!r} must have {self.buffers[name]} numbers, got {size}")
-        return Slot(name, 0, size)
-
-    def state(self, kind: Any, shape: tuple[int, ...], layer: int, index: int = 0) -> State:
-        """Return a new state."""
-        self.states.append(State(f"{kind}.{layer}.{index}", kind, shape, layer, index))
-        return self.states[-1]
-
-    def add(self, *steps: Operation) -> None:
-        """Append operations."""
-        self.steps += steps
-
-    def plan(self, unused: frozenset[str] = frozenset()) -> Plan:
-        """Return the plan."""
-        return Plan(tuple(self.steps), dict(self.buffers), tuple(self.states), unused)
