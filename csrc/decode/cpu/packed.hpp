@@ -13,7 +13,7 @@ constexpr int kTile = 16;   // outputs of a tile, on every instruction set
 constexpr int kMaxRows = 8; // vectors of one product
 
 // A matrix W (N outputs, K inputs). Tile t has the outputs 16 t to 16 t + 15; those beyond N are 0. A number of W is
-// value(code) * scale of the group of `group` inputs * `scale`; f32, f64 and bf16 have no scales.
+// value(code) * scale of its group of `group` inputs * `scale`; f32, f64 and bf16 have no scales.
 struct Packed {
     Weight format = Weight::f32;
     int64_t N = 0, K = 0, group = 0;
@@ -23,26 +23,27 @@ struct Packed {
     float scale = 1;
 };
 
-// For weights of the formats of T: double has f64, float has all others.
-template <class T> struct PackedKernels {
+// The kernels of a format. The outputs' results have the same bits for every range of them and every number of rows.
+template <class T> struct PackedFormat {
     // y[row y_stride + i - 16 tiles.begin] = sum over k of W(i, k) x[row x_stride + k] for the outputs i < N of a range
-    // of tiles. Rows of x are padded with zeros to a multiple of 32 numbers. A result has the same bits for every range
-    // of tiles and every number of rows.
-    using Product = void(const Packed& w, Range tiles, int rows, const T* x, int64_t x_stride, T* y, int64_t y_stride);
-    Product* product[kWeights];
+    // of tiles, and for 1 to 8 rows
+    void (*product)(const Packed& w, Range tiles, int rows, const T* x, int64_t x_stride, T* y, int64_t y_stride);
     // out[(i - outputs.begin) stride + k] = W(i, k) for a range of outputs
     void (*unpack)(const Packed& w, Range outputs, T* out, int64_t stride);
 };
 
+// double's kernels are those of f64, float's those of all other formats.
+template <class T> struct PackedKernels {
+    const PackedFormat<T>* formats[kWeights];
+};
 using PackedTable = ByType<PackedKernels<float>, PackedKernels<double>>;
 
 FASTITER_TABLE(PackedTable, packed)
 
-// Multiplies by the kernel of w's format: see PackedKernels.
+// The kernels of w's format from the table of an instruction set
 template <class T>
-__attribute__((always_inline)) inline void product(const PackedTable& table, const Packed& w, Range tiles, int rows,
-                                                   const T* x, int64_t x_stride, T* y, int64_t y_stride) {
-    table.of<PackedKernels<T>>().product[int(w.format)](w, tiles, rows, x, x_stride, y, y_stride);
+__attribute__((always_inline)) inline const PackedFormat<T>& kernels_of(const PackedTable& table, const Packed& w) {
+    return *table.of<PackedKernels<T>>().formats[int(w.format)];
 }
 
 } // namespace fastiter::decode
