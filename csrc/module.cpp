@@ -11,7 +11,7 @@
 
 // The families: each defines its functions in a submodule of its name, in its bindings.cpp.
 #define FASTITER_FAMILIES(F) \
-    F(dense) F(rnn) F(scan) F(delta) F(newton) F(quant) F(relax) F(ssm) F(mdp) F(fixedpoint) F(bcd)
+    F(dense) F(rnn) F(scan) F(delta) F(newton) F(quant) F(relax) F(ssm) F(mdp) F(fixedpoint) F(bcd) F(decode)
 
 #define FASTITER_DECLARE_BIND(family) \
     namespace fastiter::family {      \

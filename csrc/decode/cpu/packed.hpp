@@ -7,7 +7,8 @@
 namespace fastiter::decode {
 
 enum class Weight : int32_t { f32, f64, bf16, int8, int4, nf4, mxfp4, mxfp8, nvfp4 };
-constexpr int kWeights = 9;
+constexpr const char* kWeightNames[] = {"f32", "f64", "bf16", "int8", "int4", "nf4", "mxfp4", "mxfp8", "nvfp4"};
+constexpr int kWeights = sizeof(kWeightNames) / sizeof(kWeightNames[0]);
 
 constexpr int kTile = 16;   // outputs of a tile, on every instruction set
 constexpr int kMaxRows = 8; // vectors of one product

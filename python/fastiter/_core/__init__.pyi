@@ -3,6 +3,7 @@
 from typing import Any
 
 from . import bcd as bcd
+from . import decode as decode
 from . import delta as delta
 from . import dense as dense
 from . import fixedpoint as fixedpoint

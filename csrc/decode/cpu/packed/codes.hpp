@@ -57,8 +57,8 @@ struct Nibbles {
 alignas(64) constexpr float kInt4Values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7}; // code - 8
 alignas(64) constexpr float kE2m1Values[16] = {0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.f, -.5f, -1, -1.5f, -2, -3, -4, -6};
 alignas(64) constexpr float kNf4Values[16] = {
-    -1.0f,          -0.6961928f,   -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f, -0.091050036f, 0.0f,
-    0.0795803f,     0.1609302f,    0.24611230f,  0.33791524f, 0.44070983f,  0.5626170f,   0.72295684f,   1.0f};
+    -1.0f,      -0.6961928f, -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f, -0.091050036f, 0.0f,
+    0.0795803f, 0.1609302f,  0.24611230f,  0.33791524f, 0.44070983f,  0.5626170f,   0.72295684f,   1.0f};
 
 // values[code j of each word]
 FASTITER_INLINE vec<float> look_up(const float (&values)[16], words codes, int j) {

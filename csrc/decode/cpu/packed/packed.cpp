@@ -62,9 +62,9 @@ struct Nvfp4 : Nibbles, ScaledByE4m3 {
 template <class Format, class T> constexpr PackedFormat<T> kFormat = {multiply<Format, T>, unpack<Format, T>};
 
 // In the order of Weight
-const PackedTable packed = {
-    {&kFormat<Plain<float>, float>, nullptr, &kFormat<Bfloat16, float>, &kFormat<Int8, float>, &kFormat<Int4, float>,
-     &kFormat<Nf4, float>, &kFormat<Mxfp4, float>, &kFormat<Mxfp8, float>, &kFormat<Nvfp4, float>},
-    {nullptr, &kFormat<Plain<double>, double>}};
+const PackedTable packed = {{&kFormat<Plain<float>, float>, nullptr, &kFormat<Bfloat16, float>, &kFormat<Int8, float>,
+                             &kFormat<Int4, float>, &kFormat<Nf4, float>, &kFormat<Mxfp4, float>,
+                             &kFormat<Mxfp8, float>, &kFormat<Nvfp4, float>},
+                            {nullptr, &kFormat<Plain<double>, double>}};
 
 } // namespace fastiter::decode::FASTITER_LEVEL

@@ -1,7 +1,7 @@
 // The scales of groups: 16 per group and tile. A format's scale is that number times kFactor.
 #pragma once
-#include "decode/cpu/packed/codes.hpp"
 #include "decode/cpu/packed.hpp"
+#include "decode/cpu/packed/codes.hpp"
 
 namespace fastiter::decode::FASTITER_LEVEL {
 

@@ -1,0 +1,11 @@
+// The `decode` functions of fastiter._core
+#include "core/arguments.hpp"
+
+namespace fastiter::decode {
+
+// Defined in bindings_packed.cpp
+void bind_packed(py::module_& m);
+
+void bind(py::module_& m) { bind_packed(m); }
+
+} // namespace fastiter::decode
