@@ -1,4 +1,6 @@
-"""Packed weights. A stub."""
+"""Packed weights, and programs. A stub."""
+
+from typing import Any
 
 from . import Address
 
@@ -19,3 +21,47 @@ class PackedMatrix:
     def pack_rows(self, first: int, count: int, codes: Address, scales: Address, /) -> None: ...
     def unpack_rows(self, first: int, count: int, out: Address, /) -> None: ...
     def multiply(self, M: int, x: Address, stride: int, y: Address, /) -> None: ...
+
+class Program:
+    def __init__(
+        self,
+        bits: int,
+        rows: int,
+        buffers: list[tuple[str, int]],
+        states: list[tuple[str, bool, list[int]]],
+        operations: list[tuple[Any, ...]],
+        /,
+    ) -> None: ...
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def waits(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def step(
+        self,
+        tokens: Address,
+        positions: Address,
+        firsts: Address,
+        length: int,
+        capacity: int,
+        states: Address,
+        logits: Address,
+        /,
+    ) -> None: ...
+    def generate(
+        self,
+        tokens: Address,
+        positions: Address,
+        firsts: Address,
+        length: int,
+        capacity: int,
+        states: Address,
+        sampling: tuple[float, int, float, float, float],
+        uniform: Address,
+        stops: Address,
+        pad: int,
+        seen: Address,
+        out: Address,
+        /,
+    ) -> int: ...

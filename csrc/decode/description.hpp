@@ -1,0 +1,47 @@
+// A plan as it comes from Python: python/fastiter/decode/_program.py lists the fields of each kind of operation.
+#pragma once
+#include "decode/cpu/operations.hpp"
+#include <string>
+#include <vector>
+
+namespace fastiter::decode {
+
+struct BufferSpec {
+    std::string name;
+    int64_t size = 0;
+};
+
+struct StateSpec {
+    std::string name;
+    bool grows = false; // keys or values
+    std::vector<int64_t> shape;
+};
+
+struct Slot {
+    int64_t buffer = -1, start = 0, size = 0; // buffer -1: none
+};
+
+struct Description {
+    Kind kind = Kind::embed;
+    std::vector<Slot> slots;
+    std::vector<int64_t> integers;
+    std::vector<double> reals;
+    std::vector<std::vector<double>> vectors; // empty: none
+    std::vector<Packed> matrices;
+    std::vector<int64_t> states;
+};
+
+// Index of the slot "out", which is the last one except for the gate of a norm
+inline int place_of_out(Kind kind) {
+    constexpr int places[kKinds] = {0, 1, 1, 1, 2, 1, 1, 2, 4, 4, 5, 1, 3, 1, 2, 3, 5};
+    return places[int(kind)];
+}
+
+struct PlanSpec {
+    int64_t rows = 1;
+    std::vector<BufferSpec> buffers;
+    std::vector<StateSpec> states;
+    std::vector<Description> operations;
+};
+
+} // namespace fastiter::decode

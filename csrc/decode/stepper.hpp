@@ -1,0 +1,44 @@
+// A program for activations of one type: its memory, and the steps.
+#pragma once
+#include "decode/program.hpp"
+
+namespace fastiter::decode {
+
+template <class T> class Stepper final : public Program {
+public:
+    explicit Stepper(PlanSpec plan);
+    Stepper(const Stepper&) = delete;
+
+    void step(const Places& places, const int64_t* tokens, void* logits) override;
+    int64_t generate(const Places& places, const Generation& generation) override;
+    int64_t vocabulary() const override { return plan_.buffers[size_t(logits_)].size; }
+    int64_t waits() const override;
+    int64_t bytes() const override { return operations_.bytes; }
+
+private:
+    void check(const Places& places, const int64_t* tokens, int64_t steps) const;
+    void check_tokens(const char* name, const int64_t* tokens, int64_t count) const;
+    void check_keys(const Places& places, int64_t steps) const;
+    void prepare(const Places& places, const int64_t* tokens);
+    int prepare_threads(int threads);
+    void fill_angles(const int64_t* positions);
+    const T* logits_of(int64_t row) const;
+
+    static const StepKernels<T>& kernels() { return steps().of<StepKernels<T>>(); }
+
+    struct Run; // a generation in progress
+    void generate_for_a_while(Run& run, Team team);
+    void advance(Run& run);
+
+    PlanSpec plan_;
+    Layout layout_;
+    Operations<T> operations_;
+    int64_t logits_ = -1; // index of the buffer
+    Step<T> step_;
+    int64_t scratch_size_ = 0;
+    Block<T> shared_, own_, scratch_, hidden_, angles_;
+    bool pauses_ = false; // a generation, to be launched again
+    std::mutex mutex_;    // serialises calls of several threads
+};
+
+} // namespace fastiter::decode
