@@ -15,6 +15,8 @@ class Builder:
     steps: list[Operation] = field(default_factory=list)
     buffers: dict[str, int] = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
+    #: Whether steps compute a prompt as the model does
+    prompts: bool = True
 
     def slot(self, name: str, size: int) -> Slot:
         """Return the whole buffer ``name``, which is new or has this size."""
@@ -31,6 +33,6 @@ class Builder:
         """Append operations."""
         self.steps += steps
 
-    def plan(self, unused: frozenset[str] = frozenset()) -> Plan:
+    def plan(self) -> Plan:
         """Return the plan."""
-        return Plan(tuple(self.steps), dict(self.buffers), tuple(self.states), unused)
+        return Plan(tuple(self.steps), dict(self.buffers), tuple(self.states), self.prompts)

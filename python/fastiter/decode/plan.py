@@ -55,6 +55,10 @@ class Matrix:
     block: int | None = None
     stride: int = 0
 
+    def blocks(self, first: int, block: int, stride: int) -> Matrix:
+        """Return every ``stride``-th ``block`` rows of this matrix, from row ``first``."""
+        return Matrix(self.name, self.rows // stride * block, self.columns, self.first + first, False, block, stride)
+
     def of(self, parameter: Any) -> Any:
         """Return the matrix in its parameter, a NumPy array or a tensor; a view unless it has blocks."""
         if self.transposed:
@@ -87,7 +91,8 @@ class State:
 class Operation:
     """Base class of the steps of a plan; every operation writes the slot ``out``.
 
-    ``out`` may be an input slot in elementwise operations and :class:`Norm`, and overlaps no other input.
+    ``out`` may be a whole input slot (x, a, b, gate) in elementwise operations, :class:`Norm` and :class:`Rope`, and
+    overlaps no other input.
     """
 
 
@@ -393,5 +398,5 @@ class Plan:
     steps: tuple[Operation, ...]
     buffers: dict[str, int]
     states: tuple[State, ...]
-    #: Parameters of the model that no step needs, such as those that only training uses
-    unused: frozenset[str] = frozenset()
+    #: Whether steps compute a prompt as the model does, which may limit numbers of prompts only
+    prompts: bool = True

@@ -1,0 +1,1 @@
+"""Models of transformers as plans, and the states of plans as their caches."""

@@ -1,0 +1,131 @@
+"""States of a plan as the cache of a model of transformers, by copies and as views of the same memory.
+
+The cache of transformers 5.24 is a list of layers, with dicts ``conv_states`` and ``recurrent_states`` of tensors, and
+tensors ``keys`` and ``values``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..plan import Plan, State
+
+_ENTRIES = ("keys", "values")
+
+
+def new_states(plan: Plan, rows: int, dtype: torch.dtype, capacity: int) -> dict[str, Tensor]:
+    """Return the states before the first token, with room for ``capacity`` keys and values.
+
+    They are zeros of shape (rows, ...) as in the plan; keys and values have shape (rows, heads, capacity, width).
+    """
+    return {state.name: torch.zeros(_shape(state, rows, capacity), dtype=dtype) for state in plan.states}
+
+
+def _shape(state: State, rows: int, capacity: int) -> tuple[int, ...]:
+    if state.kind in _ENTRIES:
+        heads, width = state.shape
+        return rows, heads, capacity, width
+    return rows, *state.shape
+
+
+def length_of(plan: Plan, cache: Any) -> int:
+    """Return how many keys a cache has seen, 0 if the plan has no attention."""
+    attending = [state.layer for state in plan.states if state.kind == "keys"]
+    return int(cache.layers[attending[0]].get_seq_length()) if attending else 0
+
+
+def states_of(plan: Plan, cache: Any, rows: int, dtype: torch.dtype, capacity: int | None = None) -> dict[str, Tensor]:
+    """Return copies of the states in a cache; zeros for layers that have seen no token.
+
+    ``capacity``, by default the number of entries, is the room for keys and values. Of a layer that keeps only the
+    entries of its window, the older ones are zeros.
+    """
+    length = length_of(plan, cache)
+    states = new_states(plan, rows, dtype, length if capacity is None else capacity)
+    for state in plan.states:
+        tensor = _tensor_in(cache, state)
+        if tensor is not None:
+            into = _view(state, states[state.name], length)
+            into = into[:, :, -tensor.shape[2] :] if state.kind in _ENTRIES else into
+            if into.shape != tensor.shape:
+                raise ValueError(
+                    f"states_of: {state.kind} of layer {state.layer} of the cache must have shape "
+                    f"{tuple(into.shape)}, got {tuple(tensor.shape)}"
+                )
+            into.copy_(tensor)
+    return states
+
+
+def cache_of(plan: Plan, states: Mapping[str, Tensor], config: Any, length: int) -> Any:
+    """Return a new cache for a model of this config, whose tensors are views of the states."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=config)
+    bind(plan, states, cache, length)
+    return cache
+
+
+def bind(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int) -> None:
+    """Set the tensors of a cache to views of the states, with ``length`` keys and values."""
+    for state in plan.states:
+        layer, tensor = cache.layers[state.layer], states[state.name]
+        if state.kind in _ENTRIES:
+            if length:
+                setattr(layer, state.kind, _kept(layer, _view(state, tensor, length)))
+                layer.is_initialized, layer.device = True, tensor.device
+                if getattr(layer, "is_sliding", False):
+                    layer.cumulative_length = length
+            continue
+        getattr(layer, f"{state.kind}_states")[state.index] = _view(state, tensor, length)
+        getattr(layer, f"is_{state.kind}_states_initialized")[state.index] = True
+        layer.has_previous_state[state.index] = True
+        layer.dtype, layer.device = tensor.dtype, tensor.device
+        if state.kind == "conv":
+            layer.conv_kernel_size[state.index] = state.shape[0]
+
+
+def is_bound(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int) -> bool:
+    """Return whether the tensors of a cache are the views that :func:`bind` has set, and nobody has replaced one."""
+    for state in plan.states:
+        expected, tensor = _view(state, states[state.name], length), _tensor_in(cache, state)
+        if state.kind in _ENTRIES:
+            expected = _kept(cache.layers[state.layer], expected)
+        if tensor is None:
+            if expected.numel() and (length or state.kind not in _ENTRIES):
+                return False
+        elif _place(tensor) != _place(expected):
+            return False
+    return True
+
+
+def _place(x: Tensor) -> tuple[Any, ...]:
+    return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+
+def _view(state: State, tensor: Tensor, length: int) -> Tensor:
+    """Return what a cache holds of a state: a transposed convolution's inputs, and the entries so far."""
+    if state.kind == "conv":
+        return tensor.transpose(1, 2)
+    return tensor[:, :, :length] if state.kind in _ENTRIES else tensor
+
+
+def _kept(layer: Any, entries: Tensor) -> Tensor:
+    """Return the entries that a layer keeps: all, or the last ones of a window."""
+    if not getattr(layer, "is_sliding", False):
+        return entries
+    return entries[:, :, -layer.sliding_window + 1 :]
+
+
+def _tensor_in(cache: Any, state: State) -> Tensor | None:
+    """Return the tensor of a state in a cache, None before the first token."""
+    layer = cache.layers[state.layer]
+    if state.kind in _ENTRIES:
+        return getattr(layer, state.kind) if layer.is_initialized else None
+    if not getattr(layer, f"is_{state.kind}_states_initialized")[state.index]:
+        return None
+    tensor: Tensor = getattr(layer, f"{state.kind}_states")[state.index]
+    return tensor

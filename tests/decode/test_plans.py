@@ -1,0 +1,108 @@
+"""Plans of models: each step against transformers' own, caches in both directions, and models that have no plan."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", "5.24")
+
+from fastiter.decode import reference  # noqa: E402
+from fastiter.decode._torch.cache import bind, cache_of, is_bound, length_of, new_states, states_of  # noqa: E402
+from fastiter.decode._torch.plans import plan_of  # noqa: E402
+from tests.decode.models import OPTIONS, exact, make, tokens  # noqa: E402
+
+STEPS = 20
+EACH = pytest.mark.parametrize(("name", "variant"), OPTIONS, ids=lambda x: x)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Use one thread: models this small are slower with more."""
+    torch.set_num_threads(1)
+
+
+def arrays(model: Any) -> dict[str, Any]:
+    return {name: x.numpy() for name, x in model.state_dict().items()}
+
+
+def one_step(model: Any, cache: Any, token: Any, position: int) -> Any:
+    """Return the logits (rows, vocabulary) of a model's own step, with the position, as generate calls it."""
+    knows_positions = "position_ids" in inspect.signature(model.forward).parameters
+    where = {"position_ids": torch.full_like(token, position)} if knows_positions else {}
+    return model(token, cache=cache, use_cache=True, **where).logits[:, 0].numpy()
+
+
+def filled(model: Any, rows: int, prompt: int) -> Any:
+    """Return a model's cache after a prompt."""
+    cache = transformers.DynamicCache(config=model.config)
+    if prompt:
+        model(tokens(rows, prompt), cache=cache, use_cache=True)
+    return cache
+
+
+@EACH
+@pytest.mark.parametrize(("rows", "prompt"), [(1, 0), (3, 1), (3, 5), (1, 70)])
+def test_steps_after_prompts(name: str, variant: str, rows: int, prompt: int) -> None:
+    model = make(name, variant)
+    plan, parameters, following = plan_of(model), arrays(model), tokens(rows, STEPS)
+    assert plan.prompts == ("limits" not in variant)
+    prompt = prompt if plan.prompts else max(prompt, 1)
+    with torch.no_grad(), exact(model):
+        cache = filled(model, rows, prompt)
+        states = {key: x.numpy() for key, x in states_of(plan, cache, rows, torch.float64).items()}
+        for i in range(STEPS):
+            expected = one_step(model, cache, following[:, i : i + 1], prompt + i)
+            positions = np.full(rows, prompt + i)
+            logits, states = reference.step(plan, parameters, states, following[:, i].numpy(), positions)
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-10 * abs(expected).max())
+        for key, x in states_of(plan, cache, rows, torch.float64).items():
+            np.testing.assert_allclose(states[key], x, rtol=0, atol=1e-10 * max(1, float(abs(x).max())))
+
+
+@EACH
+def test_states_and_caches_are_views_of_each_other(name: str, variant: str) -> None:
+    """A cache of views continues as the original one, and is told from one whose tensors somebody replaced."""
+    model, rows, prompt = make(name, variant), 2, 5
+    plan, following = plan_of(model), tokens(rows, 2)
+    with torch.no_grad(), exact(model):
+        first, second = filled(model, rows, prompt), filled(model, rows, prompt)
+        length = length_of(plan, first)
+        assert length == (prompt if any(state.kind == "keys" for state in plan.states) else 0)
+        states = states_of(plan, first, rows, torch.float64, capacity=9)
+        assert not is_bound(plan, states, first, length)
+        bind(plan, states, first, length)
+        again = cache_of(plan, states, model.config, length)
+        assert is_bound(plan, states, first, length) and is_bound(plan, states, again, length)
+        again.reorder_cache(torch.arange(rows))
+        assert not is_bound(plan, states, again, length)
+        for key, x in states_of(plan, again, rows, torch.float64, capacity=9).items():
+            assert torch.equal(x, states[key]), key
+        for i in range(2):
+            logits, expected = (one_step(model, each, following[:, i : i + 1], prompt + i) for each in (first, second))
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * abs(expected).max())
+
+
+@EACH
+def test_an_empty_cache_has_zeros(name: str, variant: str) -> None:
+    model = make(name, variant)
+    plan, cache = plan_of(model), filled(model, 2, 0)
+    states = states_of(plan, cache, 2, torch.float64)
+    expected = reference.initial_states(plan, 2)
+    assert states.keys() == expected.keys() and not length_of(plan, cache)
+    for key, x in states.items():
+        np.testing.assert_array_equal(x, expected[key])
+    assert not is_bound(plan, new_states(plan, 2, torch.float64, 4), cache, 0)
+
+
+def test_a_cache_of_another_shape_is_refused() -> None:
+    model = make("Mamba")
+    cache = filled(model, 2, 3)
+    with pytest.raises(
+        ValueError, match=r"conv of layer 0 of the cache must have shape \(3, 40, 3\), got \(2, 40, 3\)"
+    ):
+        states_of(plan_of(model), cache, 3, torch.float64)
