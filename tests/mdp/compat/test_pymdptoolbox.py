@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")  # bench imports it
+
 from bench.mdp.peers import rows_of
 from fastiter.mdp import MDP, average, compat, examples, finite_horizon
 

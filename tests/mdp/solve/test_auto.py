@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+pytest.importorskip("torch")  # bench imports it
+
 import fastiter
 from bench.mdp.shapes import blown_cycle
 from fastiter.mdp import MDP, examples
