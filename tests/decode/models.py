@@ -99,6 +99,24 @@ _ZAMBA = {
     "chunk_size": 8,
     "adapter_rank": 3,
 }
+_OLMO = {**_ATTENTION, **_LINEAR, "num_hidden_layers": 3, "layer_types": _QWEN["layer_types"]}
+_KIMI = {
+    **_ATTENTION,
+    "num_hidden_layers": 3,
+    "layer_types": _QWEN["layer_types"],
+    "mlp_layer_types": ["dense", "dense", "dense"],
+    "linear_num_heads": 3,
+    "linear_head_dim": 5,
+    "linear_conv_kernel_dim": 3,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 7,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 3,
+    "qk_nope_head_dim": 5,
+    "v_head_dim": 4,
+    "num_local_experts": 2,
+    "num_experts_per_tok": 2,
+}
 
 #: Options of small models: the class without "ForCausalLM", a name of the variant, and the options of its config
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
@@ -145,6 +163,22 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
         "use_shared_attention_adapter": True,
         "use_mem_rope": True,
         "add_bias_linear": True,
+    },
+    ("OlmoHybrid", ""): {**_OLMO, "linear_allow_neg_eigval": False, "rope_parameters": None},
+    ("OlmoHybrid", "positions"): {**_OLMO, **_ROTARY, "linear_allow_neg_eigval": True},
+    ("KimiLinear", ""): _KIMI,
+    ("KimiLinear", "experts"): {
+        **_KIMI,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "q_lora_rank": 7,
+        "attention_bias": True,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 9,
+        "n_shared_experts": 2,
+        "n_group": 3,
+        "topk_group": 2,
+        "routed_scaling_factor": 1.7,
     },
     ("Mamba2", ""): {
         "num_hidden_layers": 2,

@@ -288,7 +288,8 @@ class Attention(Operation):
 
     Query head h uses key head h // (heads / key_heads). Scores are scale * q @ k, then cap * tanh(score / cap) with
     ``cap``. With ``window`` only the last ``window`` keys (the new one included) are seen; ``sinks`` (heads,) are
-    scores without a value that take part in the softmax.
+    scores without a value that take part in the softmax. If ``latent``, a key is an entry of ``keys`` followed by one
+    of ``values``, and its value is the entry of ``keys``; all heads share them.
     """
 
     q: Slot
@@ -305,6 +306,7 @@ class Attention(Operation):
     window: int | None = None
     cap: float | None = None
     sinks: Vector | None = None
+    latent: bool = False
 
 
 @dataclass(frozen=True, eq=False)

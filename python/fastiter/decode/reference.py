@@ -203,8 +203,11 @@ def _attention(row: Row, s: Any) -> Any:
     for slot, state in ((s.k, s.keys), (s.v, s.values)):
         new = row.get(slot).reshape(s.key_heads, 1, -1)
         row.states[state.name] = np.concatenate([row.states[state.name], new], axis=1)
+    keys, values = row.states[s.keys.name], row.states[s.values.name]
+    if s.latent:
+        keys, values = np.concatenate([keys, values], axis=2), keys
     q = s.scale * row.get(s.q).reshape(s.key_heads, s.heads // s.key_heads, s.key_width)
-    scores = q @ row.states[s.keys.name].swapaxes(1, 2)  # (key heads, queries of each, entries)
+    scores = q @ keys.swapaxes(1, 2)  # (key heads, queries of each, entries)
     if s.cap is not None:
         scores = s.cap * np.tanh(scores / s.cap)
     entries = np.arange(scores.shape[2])
@@ -215,7 +218,7 @@ def _attention(row: Row, s: Any) -> Any:
     largest = np.maximum(scores.max(2, keepdims=True), sinks)
     weights = np.exp(scores - largest)
     weights = weights / (weights.sum(2, keepdims=True) + np.exp(sinks - largest))
-    return weights @ row.states[s.values.name]
+    return weights @ values
 
 
 def _route(row: Row, s: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from ...plan import Plan
-from . import falcon_h1, granite, jamba, lfm2, mamba, mamba2, nemotron_h, qwen, zamba2
+from . import delta, falcon_h1, granite, jamba, lfm2, mamba, mamba2, nemotron_h, qwen, zamba2
 from .source import Source
 
 #: Functions that return the plan of a model, by its class
@@ -24,6 +24,8 @@ PLANS: dict[str, Callable[[Source], Plan]] = {
     "JambaForCausalLM": jamba.jamba,
     "BambaForCausalLM": jamba.bamba,
     "Zamba2ForCausalLM": zamba2.zamba2,
+    "OlmoHybridForCausalLM": delta.olmo_hybrid,
+    "KimiLinearForCausalLM": delta.kimi_linear,
     "Mamba2ForCausalLM": mamba2.mamba2,
     "Lfm2ForCausalLM": lfm2.lfm2,
     "GraniteMoeHybridForCausalLM": granite.granite_moe_hybrid,

@@ -33,3 +33,11 @@ def route(b: Builder, router: Part, x: Slot, method: Any, **how: Any) -> Slot:
     logits, routes = b.slot("router", matrix.rows), b.slot("routes", matrix.rows)
     b.add(Linear(x, logits, matrix), Route(logits, routes, router.module.top_k, method, **how))
     return routes
+
+
+def biased_route(b: Builder, router: Part, x: Slot) -> Slot:
+    """Append a router by sigmoids, whose choice has a bias and may be limited to groups of experts."""
+    of = router.module
+    how = {"scale": of.routed_scaling_factor, "groups": of.num_group, "top_groups": of.topk_group}
+    bias = router.vector("e_score_correction_bias")
+    return route(b, router, x, "sigmoid", normalize=of.norm_topk_prob, eps=1e-20, bias=bias, **how)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...builder import Builder
 from ...plan import Linear, Plan
-from .experts import route, stacked_experts
+from .experts import biased_route, stacked_experts
 from .mamba2 import ssd_mixer
 from .parts import Frame, Heads, Hidden, linear, model_plan, rms_norm, self_attention
 from .source import Part, Source
@@ -39,11 +39,7 @@ def _mlp(b: Builder, part: Part, hidden: Hidden) -> None:
 
 
 def _experts(b: Builder, part: Part, hidden: Hidden) -> None:
-    router = part.child("gate", "NemotronHTopkRouter")
-    of = router.module
-    how = {"scale": of.routed_scaling_factor, "groups": of.num_group, "top_groups": of.topk_group}
-    bias = router.vector("e_score_correction_bias")
-    routes = route(b, router, hidden.x, "sigmoid", normalize=of.norm_topk_prob, eps=1e-20, bias=bias, **how)
+    routes = biased_route(b, part.child("gate", "NemotronHTopkRouter"), hidden.x)
     experts = part.child("experts", "NemotronHExperts")
     if type(part.module.fc1_latent_proj).__name__ == "Identity":
         part.ignore("fc1_latent_proj", "Identity")

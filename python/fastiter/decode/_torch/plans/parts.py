@@ -163,7 +163,7 @@ def self_attention(
         if heads.rotary is not None:
             heads.rotary.add(b, rotated, rotated.size // width)
     y = attention(b, index, (q, k, v), width, part.module.scaling)
-    linear(b, part, name, y, out, add=True, **how)
+    linear(b, part, name, y, out, **{"add": True, **how})
 
 
 def scaled_linear(b: Builder, part: Part, name: str, x: Slot, out: Slot, before: float, after: float = 1.0) -> None:

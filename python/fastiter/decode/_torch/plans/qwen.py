@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...builder import Builder
-from ...plan import Decay, Delta, Experts, Gate, Linear, Norm, Plan, Slot
+from ...plan import Experts, Gate, Linear, Plan, Slot
+from .delta import Network, decay, delta_rule, network
 from .experts import route, stacked_experts
 from .parts import (
     MLP,
@@ -13,16 +14,13 @@ from .parts import (
     Hidden,
     Rotary,
     attention,
-    conv,
-    conv_state,
-    epsilon,
     gated,
     linear,
     model_plan,
     rms_norm,
     rotary_of,
 )
-from .source import Part, Source, activation_named
+from .source import Part, Source
 
 
 def qwen35(source: Source) -> Plan:
@@ -49,10 +47,12 @@ def _plan(source: Source, family: str, body: str, rotary_class: str) -> Plan:
         rms_norm(b, part.child("input_layernorm", f"{family}RMSNorm"), hidden.stream, hidden.x, offset=1.0)
         if part.has("linear_attn"):
             mixer = part.child("linear_attn", f"{family}GatedDeltaNet")
-            slots = _slots(b, mixer)
+            of = mixer.module
+            slots = network(b, (of.num_k_heads, of.num_v_heads, of.head_k_dim, of.head_v_dim))
             mix(b, mixer, hidden.x, slots)
-            delta_network(b, mixer, slots, f"{family}RMSNormGated", index)
-            linear(b, mixer, "out_proj", slots[1], hidden.stream, add=True)
+            decay(b, mixer, slots)
+            delta_rule(b, mixer, slots, ("norm", f"{family}RMSNormGated"), index)
+            linear(b, mixer, "out_proj", slots.gate, hidden.stream, add=True)
         else:
             _attention(b, part.child("self_attn", f"{family}Attention"), hidden, index, rotary, f"{family}RMSNorm")
         rms_norm(b, part.child("post_attention_layernorm", f"{family}RMSNorm"), hidden.stream, hidden.x, offset=1.0)
@@ -65,54 +65,23 @@ def _plan(source: Source, family: str, body: str, rotary_class: str) -> Plan:
     return model_plan(source, frame, f"{family}DecoderLayer", layer)
 
 
-Slots = tuple[Slot, Slot, Slot, Slot]
-
-
-def _slots(b: Builder, part: Part) -> Slots:
-    """Return the slots of q, k and v, of z, of beta, and of the decay."""
-    module = part.module
-    mixed = b.slot("mixed", 2 * module.key_dim + module.value_dim)
-    return mixed, b.slot("z", module.value_dim), b.slot("beta", module.num_v_heads), b.slot("decay", module.num_v_heads)
-
-
-def _separate(b: Builder, part: Part, x: Slot, slots: Slots) -> None:
-    mixed, z, beta, decay = slots
-    for name, out in (("in_proj_qkv", mixed), ("in_proj_z", z), ("in_proj_a", decay)):
+def _separate(b: Builder, part: Part, x: Slot, of: Network) -> None:
+    for name, out in (("in_proj_qkv", of.mixed), ("in_proj_z", of.gate), ("in_proj_a", of.decay)):
         linear(b, part, name, x, out)
-    linear(b, part, "in_proj_b", x, beta, activation="sigmoid")
+    linear(b, part, "in_proj_b", x, of.beta, activation="sigmoid")
 
 
-def _interleaved(b: Builder, part: Part, x: Slot, slots: Slots) -> None:
+def _interleaved(b: Builder, part: Part, x: Slot, of: Network) -> None:
     """Append projections whose rows are those of one key head after the other."""
-    mixed, z, beta, decay = slots
-    module = part.module
     (all_four, bias), (both, both_bias) = part.linear("in_proj_qkvz"), part.linear("in_proj_ba")
     part.require("the bias of in_proj_qkvz and in_proj_ba", (bias, both_bias), (None, None))
-    per_key = module.num_v_heads // module.num_k_heads
-    sizes = [module.head_k_dim, module.head_k_dim, per_key * module.head_v_dim, per_key * module.head_v_dim]
-    outs = [*mixed.split(module.key_dim, module.key_dim, module.value_dim), z]
+    per_key = of.value_heads // of.key_heads
+    sizes = [of.key_width, of.key_width, per_key * of.value_width, per_key * of.value_width]
+    outs = [*of.mixed.split(*(of.key_heads * size for size in sizes[:3])), of.gate]
     for i, (size, out) in enumerate(zip(sizes, outs, strict=True)):
         b.add(Linear(x, out, all_four.blocks(sum(sizes[:i]), size, sum(sizes))))
-    b.add(Linear(x, beta, both.blocks(0, per_key, 2 * per_key), activation="sigmoid"))
-    b.add(Linear(x, decay, both.blocks(per_key, per_key, 2 * per_key)))
-
-
-def delta_network(b: Builder, part: Part, slots: Slots, norm: str, index: int) -> None:
-    """Append the convolution, the gated delta rule and the gated norm, whose result is in the slot of z."""
-    mixed, z, beta, decay = slots
-    module, keys = part.module, part.module.key_dim
-    kernel = part.child("conv1d", "Conv1d")
-    convolved, y = b.slot("convolved", mixed.size), b.slot("y", z.size)
-    conv(b, kernel, mixed, convolved, conv_state(b, kernel, index), activation_named(part, module.activation))
-    q, k, v = convolved.split(keys, keys, z.size)
-    shape = module.num_v_heads, module.head_k_dim, module.head_v_dim
-    b.add(Decay(decay, decay, -np.exp(part.vector("A_log")), part.vector("dt_bias")))
-    memory = b.state("recurrent", shape, index)
-    heads = module.num_k_heads, *shape
-    b.add(Delta(q, k, v, decay, beta, y, memory, *heads, scale=module.head_k_dim**-0.5, eps=1e-6))
-    gate = part.child("norm", norm)
-    weight = gate.vector("weight")
-    b.add(Norm(y, z, weight, epsilon(gate), weight.size, gate=z))
+    b.add(Linear(x, of.beta, both.blocks(0, per_key, 2 * per_key), activation="sigmoid"))
+    b.add(Linear(x, of.decay, both.blocks(per_key, per_key, 2 * per_key)))
 
 
 def _attention(b: Builder, part: Part, hidden: Hidden, index: int, rotary: Rotary, norm: str) -> None:
