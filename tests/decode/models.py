@@ -117,6 +117,16 @@ _KIMI = {
     "num_local_experts": 2,
     "num_experts_per_tok": 2,
 }
+_XLSTM = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,  # a cache has heads of 64 numbers together, or a multiple
+    "num_heads": 2,
+    "qk_dim_factor": 1.0,
+    "ffn_round_up_to_multiple_of": 3,
+    "chunk_size": 16,
+    "output_logit_soft_cap": 3.0,
+    "gate_soft_cap": 2.0,
+}
 
 #: Options of small models: the class without "ForCausalLM", a name of the variant, and the options of its config
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
@@ -180,6 +190,18 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
         "topk_group": 2,
         "routed_scaling_factor": 1.7,
     },
+    ("RecurrentGemma", ""): {
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
+        "intermediate_size": 24,
+        "num_hidden_layers": 3,
+        "attention_window_size": 7,
+        "conv1d_width": 3,
+        "logits_soft_cap": 3.0,
+        "attention_bias": True,
+    },
+    ("xLSTM", ""): _XLSTM,
+    ("xLSTM", "biases"): {**_XLSTM, "use_bias": True},
     ("Mamba2", ""): {
         "num_hidden_layers": 2,
         "num_heads": 8,
@@ -235,6 +257,8 @@ def make(name: str, variant: str = "", **options: Any) -> Any:
     torch.manual_seed(0)
     of_text = "TextConfig" if name.startswith("Qwen3_5") else "Config"
     config = getattr(transformers, name + of_text)(**copy.deepcopy({**_COMMON, **OPTIONS[name, variant], **options}))
+    if name == "xLSTM":  # its config refuses float64 where it is set as an option
+        vars(config).update(inference_state_dtype="float64", autocast_kernel_dtype="float64")
     model = getattr(transformers, name + "ForCausalLM")(config).eval().double().requires_grad_(False)
     for key, x in [*model.named_parameters(), *model.named_buffers()]:
         if not x.is_floating_point() or key.endswith("inv_freq"):
@@ -265,6 +289,7 @@ def exact(model: Any) -> Iterator[None]:
     Only the angles of rotary embeddings are rounded to float32, as the specification says.
     """
     kept = {name: getattr(torch.Tensor, name) for name in ("float", "cos", "sin")}
+    scans = {type(each)._rnn_scan for each in model.modules() if hasattr(each, "_rnn_scan")}  # of RecurrentGemma
     modules = {sys.modules[type(each).__module__] for each in model.modules()}
     modules = {each for each in modules if each.__name__.startswith("transformers.models.")}
     torch.Tensor.float = torch.Tensor.double
@@ -272,6 +297,8 @@ def exact(model: Any) -> Iterator[None]:
     torch.Tensor.sin = lambda x: kept["sin"](kept["float"](x).double())
     for module in modules:
         module.torch = _Float64()
+    for scan in scans:
+        scan.__defaults__ = (torch.float64,)
     try:
         yield
     finally:
@@ -279,3 +306,5 @@ def exact(model: Any) -> Iterator[None]:
             setattr(torch.Tensor, name, method)
         for module in modules:
             module.torch = torch
+        for scan in scans:
+            scan.__defaults__ = (torch.float32,)

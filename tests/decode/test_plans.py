@@ -12,8 +12,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", "5.24")
 
 from fastiter.decode import reference  # noqa: E402
-from fastiter.decode._torch.cache import bind, cache_of, is_bound, length_of, new_states, states_of  # noqa: E402
+from fastiter.decode._torch.cache import bind, cache_of, is_bound, length_of, new_cache, new_states, states_of  # noqa: E402
 from fastiter.decode._torch.plans import plan_of  # noqa: E402
+from fastiter.decode.plan import Attention  # noqa: E402
 from tests.decode.models import OPTIONS, exact, make, tokens  # noqa: E402
 
 STEPS = 20
@@ -39,10 +40,21 @@ def one_step(model: Any, cache: Any, token: Any, position: int) -> Any:
 
 def filled(model: Any, rows: int, prompt: int) -> Any:
     """Return a model's cache after a prompt."""
-    cache = transformers.DynamicCache(config=model.config)
+    cache = new_cache(model.config, rows, torch.float64)
     if prompt:
         model(tokens(rows, prompt), cache=cache, use_cache=True)
     return cache
+
+
+def kept(plan: Any, key: str, state: Any) -> Any:
+    """Return what a cache keeps of a state: of keys and values of a window, those of the next token."""
+    windows = {
+        name: step.window
+        for step in plan.steps
+        if isinstance(step, Attention) and step.window is not None
+        for name in (step.keys.name, step.values.name)
+    }
+    return state[:, :, 1 - windows[key] :] if key in windows else state
 
 
 @EACH
@@ -54,36 +66,48 @@ def test_steps_after_prompts(name: str, variant: str, rows: int, prompt: int) ->
     prompt = prompt if plan.prompts else max(prompt, 1)
     with torch.no_grad(), exact(model):
         cache = filled(model, rows, prompt)
-        states = {key: x.numpy() for key, x in states_of(plan, cache, rows, torch.float64).items()}
+        states = {key: x.numpy() for key, x in states_of(plan, cache, rows, torch.float64, model=model).items()}
         for i in range(STEPS):
             expected = one_step(model, cache, following[:, i : i + 1], prompt + i)
             positions = np.full(rows, prompt + i)
             logits, states = reference.step(plan, parameters, states, following[:, i].numpy(), positions)
             np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-10 * abs(expected).max())
-        for key, x in states_of(plan, cache, rows, torch.float64).items():
-            np.testing.assert_allclose(states[key], x, rtol=0, atol=1e-10 * max(1, float(abs(x).max())))
+        for key, x in states_of(plan, cache, rows, torch.float64, model=model).items():
+            ours, theirs = kept(plan, key, states[key]), kept(plan, key, x)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10 * max(1, float(abs(x).max())))
+
+
+def replace_tensors(cache: Any) -> None:
+    """Replace the tensors of a cache by equal ones, as a beam search does."""
+    if hasattr(cache, "reorder_cache"):
+        cache.reorder_cache(torch.arange(2))
+    else:
+        cache.rnn_state = {layer: tuple(x.clone() for x in states) for layer, states in cache.rnn_state.items()}
 
 
 @EACH
 def test_states_and_caches_are_views_of_each_other(name: str, variant: str) -> None:
     """A cache of views continues as the original one, and is told from one whose tensors somebody replaced."""
-    model, rows, prompt = make(name, variant), 2, 5
+    model, other, rows, prompt = make(name, variant), make(name, variant), 2, 5
     plan, following = plan_of(model), tokens(rows, 2)
+    where: dict[str, Any] = {"model": model}
     with torch.no_grad(), exact(model):
-        first, second = filled(model, rows, prompt), filled(model, rows, prompt)
+        first, second = filled(model, rows, prompt), filled(other, rows, prompt)
         length = length_of(plan, first)
         assert length == (prompt if any(state.kind == "keys" for state in plan.states) else 0)
-        states = states_of(plan, first, rows, torch.float64, capacity=9)
-        assert not is_bound(plan, states, first, length)
-        bind(plan, states, first, length)
-        again = cache_of(plan, states, model.config, length)
-        assert is_bound(plan, states, first, length) and is_bound(plan, states, again, length)
-        again.reorder_cache(torch.arange(rows))
-        assert not is_bound(plan, states, again, length)
-        for key, x in states_of(plan, again, rows, torch.float64, capacity=9).items():
+        states = states_of(plan, first, rows, torch.float64, capacity=9, **where)
+        assert not is_bound(plan, states, first, length, **where)
+        bind(plan, states, first, length, **where)
+        again = cache_of(plan, states, model.config, length, **where)
+        assert is_bound(plan, states, first, length, **where) and is_bound(plan, states, again, length, **where)
+        replace_tensors(again)
+        assert not is_bound(plan, states, again, length, **where)
+        for key, x in states_of(plan, again, rows, torch.float64, capacity=9, **where).items():
             assert torch.equal(x, states[key]), key
         for i in range(2):
-            logits, expected = (one_step(model, each, following[:, i : i + 1], prompt + i) for each in (first, second))
+            token = following[:, i : i + 1]
+            logits = one_step(model, first, token, prompt + i)
+            expected = one_step(other, second, token, prompt + i)
             np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12 * abs(expected).max())
 
 
@@ -91,12 +115,12 @@ def test_states_and_caches_are_views_of_each_other(name: str, variant: str) -> N
 def test_an_empty_cache_has_zeros(name: str, variant: str) -> None:
     model = make(name, variant)
     plan, cache = plan_of(model), filled(model, 2, 0)
-    states = states_of(plan, cache, 2, torch.float64)
+    states = states_of(plan, cache, 2, torch.float64, model=model)
     expected = reference.initial_states(plan, 2)
     assert states.keys() == expected.keys() and not length_of(plan, cache)
     for key, x in states.items():
         np.testing.assert_array_equal(x, expected[key])
-    assert not is_bound(plan, new_states(plan, 2, torch.float64, 4), cache, 0)
+    assert not is_bound(plan, new_states(plan, 2, torch.float64, 4), cache, 0, model=model)
 
 
 def test_a_cache_of_another_shape_is_refused() -> None:

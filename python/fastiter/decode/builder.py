@@ -24,9 +24,11 @@ class Builder:
             raise ValueError(f"slot: buffer {name!r} must have {self.buffers[name]} numbers, got {size}")
         return Slot(name, 0, size)
 
-    def state(self, kind: Any, shape: tuple[int, ...], layer: int, index: int = 0) -> State:
+    def state(
+        self, kind: Any, shape: tuple[int, ...], layer: int, index: int = 0, attribute: str | None = None
+    ) -> State:
         """Return a new state."""
-        self.states.append(State(f"{kind}.{layer}.{index}", kind, shape, layer, index))
+        self.states.append(State(f"{kind}.{layer}.{index}", kind, shape, layer, index, attribute))
         return self.states[-1]
 
     def add(self, *steps: Operation) -> None:

@@ -77,7 +77,7 @@ class State:
     ``shape`` is that of one row: of "conv" (W', C) with the last W' inputs of a convolution, the oldest first; of
     "recurrent" as its operation says; of "keys" and "values" (heads, width), to which each step adds one entry, in
     memory (heads, capacity, width). ``layer`` and ``index`` locate it in a model's cache: the ``index``-th state of
-    this kind in this layer of the cache.
+    this kind in this layer of the cache. ``attribute`` is where a model holds it that does so outside of its cache.
     """
 
     name: str
@@ -85,6 +85,7 @@ class State:
     shape: tuple[int, ...]
     layer: int
     index: int = 0
+    attribute: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,7 +354,7 @@ class Lru(Operation):
     """One step of RecurrentGemma's linear recurrent unit; all slots, ``rate`` and the state have C numbers.
 
     log_a = rate * sigmoid(recurrent_gate); s = exp(log_a) * s + m * sigmoid(input_gate) * x with
-    m = sqrt(1 - exp(2 * log_a)), but 1 at position 0; out = s.
+    m = sqrt(1 - exp(2 * log_a)), but s = sigmoid(input_gate) * x at position 0; out = s.
     """
 
     x: Slot
@@ -366,7 +367,7 @@ class Lru(Operation):
 
 @dataclass(frozen=True, eq=False)
 class MLstm(Operation):
-    """One step of xLSTM's matrix memory: q, k (H, K), v (H, V), i, f (H,), states (H, K, V), (H, K) and (H,).
+    """One step of xLSTM's matrix memory: q, k (H, K), v (H, V), i, f (H,), states (H, K, V), (H, K) and (H, 1).
 
     l = log(sigmoid(f)); m' = max(l + m, i); F = exp(l + m - m'); I = exp(i - m'); C = F * C + I * outer(k, v);
     n = F * n + I * k; out = C.T @ (scale * q) / (max(abs(scale * q @ n), exp(-m')) + eps); m = m'.

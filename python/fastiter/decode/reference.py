@@ -256,21 +256,22 @@ def _experts(row: Row, s: Any) -> Any:
 
 def _lru(row: Row, s: Any) -> Any:
     log_a = s.rate * sigmoid(row.get(s.recurrent_gate))
-    scale = 1.0 if row.position == 0 else np.sqrt(-np.expm1(2 * log_a))
-    state = np.exp(log_a) * row.states[s.state.name] + scale * sigmoid(row.get(s.input_gate)) * row.get(s.x)
+    state = sigmoid(row.get(s.input_gate)) * row.get(s.x)
+    if row.position != 0:
+        state = np.exp(log_a) * row.states[s.state.name] + np.sqrt(-np.expm1(2 * log_a)) * state
     row.states[s.state.name] = state
     return state
 
 
 def _mlstm(row: Row, s: Any) -> Any:
     q, k, v = (row.get(each).reshape(s.heads, -1) for each in (s.q, s.k, s.v))
-    old = row.states[s.maximum.name]
+    old = row.states[s.maximum.name][:, 0]
     log_f, i = -softplus(-row.get(s.f)), row.get(s.i)
     new = np.maximum(log_f + old, i)
     forget, write = np.exp(log_f + old - new)[:, None], np.exp(i - new)[:, None]
     memory = forget[..., None] * row.states[s.memory.name] + write[..., None] * k[:, :, None] * v[:, None]
     normalizer = forget * row.states[s.normalizer.name] + write * k
-    for state, value in ((s.memory, memory), (s.normalizer, normalizer), (s.maximum, new)):
+    for state, value in ((s.memory, memory), (s.normalizer, normalizer), (s.maximum, new[:, None])):
         row.states[state.name] = value
     q = s.scale * q
     below = np.maximum(abs((q * normalizer).sum(1)), np.exp(-new)) + s.eps

@@ -1,7 +1,8 @@
 """States of a plan as the cache of a model of transformers, by copies and as views of the same memory.
 
 The cache of transformers 5.24 is a list of layers, with dicts ``conv_states`` and ``recurrent_states`` of tensors, and
-tensors ``keys`` and ``values``.
+tensors ``keys`` and ``values``; xLSTM's is a dict of tuples. RecurrentGemma holds some states in its modules: functions
+need the ``model`` if the plan has a state with an attribute.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..plan import Plan, State
 
@@ -32,13 +33,26 @@ def _shape(state: State, rows: int, capacity: int) -> tuple[int, ...]:
     return rows, *state.shape
 
 
+def new_cache(config: Any, rows: int, dtype: torch.dtype) -> Any:
+    """Return an empty cache for a model of this config."""
+    if config.model_type == "xlstm":
+        from transformers.models.xlstm.modeling_xlstm import xLSTMCache
+
+        return xLSTMCache(config, rows, dtype=dtype)
+    from transformers import DynamicCache
+
+    return DynamicCache(config=config)
+
+
 def length_of(plan: Plan, cache: Any) -> int:
     """Return how many keys a cache has seen, 0 if the plan has no attention."""
     attending = [state.layer for state in plan.states if state.kind == "keys"]
     return int(cache.layers[attending[0]].get_seq_length()) if attending else 0
 
 
-def states_of(plan: Plan, cache: Any, rows: int, dtype: torch.dtype, capacity: int | None = None) -> dict[str, Tensor]:
+def states_of(
+    plan: Plan, cache: Any, rows: int, dtype: torch.dtype, *, capacity: int | None = None, model: Any = None
+) -> dict[str, Tensor]:
     """Return copies of the states in a cache; zeros for layers that have seen no token.
 
     ``capacity``, by default the number of entries, is the room for keys and values. Of a layer that keeps only the
@@ -47,10 +61,10 @@ def states_of(plan: Plan, cache: Any, rows: int, dtype: torch.dtype, capacity: i
     length = length_of(plan, cache)
     states = new_states(plan, rows, dtype, length if capacity is None else capacity)
     for state in plan.states:
-        tensor = _tensor_in(cache, state)
+        tensor = _tensor_in(_holder(cache, state, model), state)
         if tensor is not None:
             into = _view(state, states[state.name], length)
-            into = into[:, :, -tensor.shape[2] :] if state.kind in _ENTRIES else into
+            into = into[:, :, into.shape[2] - tensor.shape[2] :] if state.kind in _ENTRIES else into
             if into.shape != tensor.shape:
                 raise ValueError(
                     f"states_of: {state.kind} of layer {state.layer} of the cache must have shape "
@@ -60,42 +74,56 @@ def states_of(plan: Plan, cache: Any, rows: int, dtype: torch.dtype, capacity: i
     return states
 
 
-def cache_of(plan: Plan, states: Mapping[str, Tensor], config: Any, length: int) -> Any:
+def cache_of(plan: Plan, states: Mapping[str, Tensor], config: Any, length: int, *, model: Any = None) -> Any:
     """Return a new cache for a model of this config, whose tensors are views of the states."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=config)
-    bind(plan, states, cache, length)
+    first = next(iter(states.values()))
+    cache = new_cache(config, len(first), first.dtype)
+    bind(plan, states, cache, length, model=model)
     return cache
 
 
-def bind(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int) -> None:
+def bind(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int, *, model: Any = None) -> None:
     """Set the tensors of a cache to views of the states, with ``length`` keys and values."""
     for state in plan.states:
-        layer, tensor = cache.layers[state.layer], states[state.name]
-        if state.kind in _ENTRIES:
-            if length:
-                setattr(layer, state.kind, _kept(layer, _view(state, tensor, length)))
-                layer.is_initialized, layer.device = True, tensor.device
-                if getattr(layer, "is_sliding", False):
-                    layer.cumulative_length = length
-            continue
-        getattr(layer, f"{state.kind}_states")[state.index] = _view(state, tensor, length)
-        getattr(layer, f"is_{state.kind}_states_initialized")[state.index] = True
-        layer.has_previous_state[state.index] = True
-        layer.dtype, layer.device = tensor.dtype, tensor.device
-        if state.kind == "conv":
-            layer.conv_kernel_size[state.index] = state.shape[0]
+        tensor, holder = _view(state, states[state.name], length), _holder(cache, state, model)
+        if state.attribute is not None:
+            setattr(holder, state.attribute.rpartition(".")[2], tensor)
+        elif isinstance(holder, dict):
+            others = holder[state.layer]
+            holder[state.layer] = (*others[: state.index], tensor, *others[state.index + 1 :])
+        elif state.kind in _ENTRIES:
+            _bind_entries(holder, state, tensor)
+        else:
+            _bind_state(holder, state, tensor)
 
 
-def is_bound(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int) -> bool:
+def _bind_entries(layer: Any, state: State, tensor: Tensor) -> None:
+    if not tensor.shape[2]:
+        return  # a layer before the first token has no tensors
+    setattr(layer, state.kind, _kept(layer, tensor))
+    layer.is_initialized, layer.device = True, tensor.device
+    if getattr(layer, "is_sliding", False):
+        layer.cumulative_length = tensor.shape[2]
+
+
+def _bind_state(layer: Any, state: State, tensor: Tensor) -> None:
+    getattr(layer, f"{state.kind}_states")[state.index] = tensor
+    getattr(layer, f"is_{state.kind}_states_initialized")[state.index] = True
+    layer.has_previous_state[state.index] = True
+    layer.dtype, layer.device = tensor.dtype, tensor.device
+    if state.kind == "conv":
+        layer.conv_kernel_size[state.index] = state.shape[0]
+
+
+def is_bound(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int, *, model: Any = None) -> bool:
     """Return whether the tensors of a cache are the views that :func:`bind` has set, and nobody has replaced one."""
     for state in plan.states:
-        expected, tensor = _view(state, states[state.name], length), _tensor_in(cache, state)
+        expected, holder = _view(state, states[state.name], length), _holder(cache, state, model)
+        tensor = _tensor_in(holder, state)
         if state.kind in _ENTRIES:
-            expected = _kept(cache.layers[state.layer], expected)
+            expected = _kept(holder, expected)
         if tensor is None:
-            if expected.numel() and (length or state.kind not in _ENTRIES):
+            if expected.numel():
                 return False
         elif _place(tensor) != _place(expected):
             return False
@@ -120,12 +148,24 @@ def _kept(layer: Any, entries: Tensor) -> Tensor:
     return entries[:, :, -layer.sliding_window + 1 :]
 
 
-def _tensor_in(cache: Any, state: State) -> Tensor | None:
-    """Return the tensor of a state in a cache, None before the first token."""
-    layer = cache.layers[state.layer]
-    if state.kind in _ENTRIES:
-        return getattr(layer, state.kind) if layer.is_initialized else None
-    if not getattr(layer, f"is_{state.kind}_states_initialized")[state.index]:
-        return None
-    tensor: Tensor = getattr(layer, f"{state.kind}_states")[state.index]
+def _holder(cache: Any, state: State, model: nn.Module | None) -> Any:
+    """Return what holds a state: a module of the model, a dict of tuples, or a layer of the cache."""
+    if state.attribute is not None:
+        if model is None:
+            raise ValueError(f"states: model must be given for the state {state.attribute}, got None")
+        return model.get_submodule(state.attribute.rpartition(".")[0])
+    return cache.rnn_state if hasattr(cache, "rnn_state") else cache.layers[state.layer]
+
+
+def _tensor_in(holder: Any, state: State) -> Tensor | None:
+    """Return the tensor of a state, None before the first token."""
+    tensor: Tensor | None
+    if state.attribute is not None:
+        tensor = getattr(holder, state.attribute.rpartition(".")[2])
+    elif isinstance(holder, dict):
+        tensor = holder[state.layer][state.index]
+    elif state.kind in _ENTRIES:
+        tensor = getattr(holder, state.kind) if holder.is_initialized else None
+    else:
+        tensor = getattr(holder, f"{state.kind}_states")[state.index]
     return tensor

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from ...plan import Plan
-from . import delta, falcon_h1, granite, jamba, lfm2, mamba, mamba2, nemotron_h, qwen, zamba2
+from . import delta, falcon_h1, granite, jamba, lfm2, mamba, mamba2, nemotron_h, qwen, recurrent_gemma, xlstm, zamba2
 from .source import Source
 
 #: Functions that return the plan of a model, by its class
@@ -26,6 +26,8 @@ PLANS: dict[str, Callable[[Source], Plan]] = {
     "Zamba2ForCausalLM": zamba2.zamba2,
     "OlmoHybridForCausalLM": delta.olmo_hybrid,
     "KimiLinearForCausalLM": delta.kimi_linear,
+    "RecurrentGemmaForCausalLM": recurrent_gemma.recurrent_gemma,
+    "xLSTMForCausalLM": xlstm.xlstm,
     "Mamba2ForCausalLM": mamba2.mamba2,
     "Lfm2ForCausalLM": lfm2.lfm2,
     "GraniteMoeHybridForCausalLM": granite.granite_moe_hybrid,

@@ -56,9 +56,10 @@ def delta_rule(b: Builder, part: Part, of: Network, norm: tuple[str, str], index
     conv(b, kernel, of.mixed, convolved, conv_state(b, kernel, index), activation_named(part, part.module.activation))
     memory = b.state("recurrent", (of.value_heads, of.key_width, of.value_width), index)
     per_key = of.decay.size > of.value_heads
+    q, k, v = convolved.split(keys, keys, values)
+    heads = of.key_heads, of.value_heads, of.key_width, of.value_width
     scale = of.key_width**-0.5
-    qkv = convolved.split(keys, keys, values)
-    b.add(Delta(*qkv, of.decay, of.beta, y, memory, *of[4:], scale=scale, eps=1e-6, per_key=per_key))
+    b.add(Delta(q, k, v, of.decay, of.beta, y, memory, *heads, scale=scale, eps=1e-6, per_key=per_key))
     gate = part.child(*norm)
     weight, activation = gate.vector("weight"), activation_named(gate, gate.module.activation)
     b.add(Norm(y, of.gate, weight, epsilon(gate), weight.size, gate=of.gate, gate_activation=activation))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...builder import Builder
-from ...plan import Activation, Attention, Conv, Embed, Gate, Linear, Norm, Plan, Rope, Slot, State
+from ...plan import Activate, Activation, Attention, Conv, Embed, Gate, Linear, Norm, Plan, Rope, Slot, State
 from .source import Part, Source
 
 #: The layers of the usual gated layer
@@ -35,7 +35,7 @@ def linear(b: Builder, part: Part, name: str, x: Slot, out: Slot, **how: Any) ->
 def rms_norm(b: Builder, part: Part, x: Slot, out: Slot, *, offset: float = 0.0, **how: Any) -> None:
     """Append a root mean square norm of a module whose weight, plus ``offset``, has the size of a group."""
     weight = part.vector("weight") + offset
-    b.add(Norm(x, out, weight, epsilon(part), **{"size": weight.size, **how}))
+    b.add(Norm(x, out, weight, epsilon(part), **{"size": weight.size, "bias": part.optional("bias"), **how}))
 
 
 def epsilon(part: Part) -> float:
@@ -64,6 +64,7 @@ class Frame(NamedTuple):
     norm: tuple[str, str] = ("norm", "RMSNorm")
     offset: float = 0.0
     keeps_embedding: bool = False
+    layers: str = "layers"
 
 
 def model_plan(
@@ -74,8 +75,9 @@ def model_plan(
     *,
     embedding_scale: float = 1.0,
     logits_scale: float = 1.0,
+    cap: float | None = None,
 ) -> Plan:
-    """Return the plan of a model: embeddings, layers, a norm and the head."""
+    """Return the plan of a model: embeddings, layers, a norm and the head, whose outputs may have a soft cap."""
     b, root = Builder(), source.root()
     classes = (layer_class,) if isinstance(layer_class, str) else layer_class
     body = root.child(*frame.body)
@@ -86,11 +88,14 @@ def model_plan(
     both = b.slot("stream", 2 * size if frame.keeps_embedding else size)
     hidden = Hidden(both.part(0, size), b.slot("x", size), both)
     b.add(*(Embed(both.part(start, size), matrix, embedding_scale) for start in range(0, both.size, size)))
-    for index, each in enumerate(body.children("layers", *classes)):
+    for index, each in enumerate(body.children(frame.layers, *classes)):
         layer(b, each, hidden, index)
     rms_norm(b, body.child(*frame.norm), hidden.stream, hidden.x, offset=frame.offset)
     head, bias = root.linear("lm_head")
-    b.add(Linear(hidden.x, b.slot("logits", head.rows), head, bias, scale=logits_scale))
+    logits = b.slot("logits", head.rows)
+    b.add(Linear(hidden.x, logits, head, bias, scale=logits_scale))
+    if cap is not None:
+        b.add(Activate(logits, logits, "softcap", cap))
     return b.plan()
 
 
@@ -141,12 +146,13 @@ def gated(
 
 
 class Heads(NamedTuple):
-    """How attention makes queries and keys: their rotation, norms (two names and a class), and factors of inputs."""
+    """How attention makes queries and keys: their rotation, norms (two names and a class), factors; and its window."""
 
     rotary: Rotary | None = None
     norms: tuple[str, str, str] | None = None
     input_scale: float = 1.0
     key_scale: float = 1.0
+    window: int | None = None
 
 
 def self_attention(
@@ -162,7 +168,7 @@ def self_attention(
             rms_norm(b, part.child(heads.norms[i], heads.norms[2]), rotated, rotated)
         if heads.rotary is not None:
             heads.rotary.add(b, rotated, rotated.size // width)
-    y = attention(b, index, (q, k, v), width, part.module.scaling)
+    y = attention(b, index, (q, k, v), width, part.module.scaling, window=heads.window)
     linear(b, part, name, y, out, **{"add": True, **how})
 
 

@@ -34,6 +34,9 @@ _BY_NAME: dict[str, Activation] = {
     "tanh": "tanh",
 }
 
+#: Packages whose classes are known by their names; transformers takes classes from the last two
+_PACKAGES = ("torch", "transformers", "xlstm", "mlstm_kernels")
+
 
 class Source:
     """A model, of which a plan has to use every module, parameter and persistent buffer."""
@@ -57,7 +60,7 @@ class Source:
             raise TypeError(
                 f"Decoder: {name} must be without adapters (merge_and_unload() returns such a model), got {_named(of)}"
             )
-        if of.__name__ not in classes or of.__module__.split(".")[0] not in ("transformers", "torch"):
+        if of.__name__ not in classes or of.__module__.split(".")[0] not in _PACKAGES:
             raise TypeError(f"Decoder: {name} must be a {' or '.join(classes)} in {self.kind}, got {_named(of)}")
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
