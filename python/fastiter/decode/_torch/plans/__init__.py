@@ -5,6 +5,7 @@ They are those of transformers 5.24: names of modules, and the equations of a st
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from torch import nn
@@ -13,6 +14,8 @@ from ...plan import Plan
 from . import delta, falcon_h1, granite, jamba, lfm2, mamba, mamba2, nemotron_h, qwen, recurrent_gemma, xlstm, zamba2
 from .source import Source
 
+#: The version of transformers that the plans were written for; older ones have other caches and modules
+OLDEST = (5, 24)
 #: Functions that return the plan of a model, by its class
 PLANS: dict[str, Callable[[Source], Plan]] = {
     "MambaForCausalLM": mamba.mamba,
@@ -44,6 +47,7 @@ def plan_of(model: nn.Module) -> Plan:
         If the model, one of its modules or parameters, or an option is not known, with its name.
     """
     kind = type(model)
+    _check_version()
     plan = PLANS.get(kind.__name__) if kind.__module__.split(".")[0] == "transformers" else None
     if plan is None:
         found = f"{kind.__module__}.{kind.__qualname__}"
@@ -52,3 +56,11 @@ def plan_of(model: nn.Module) -> Plan:
     result = plan(source)
     source.check()
     return result
+
+
+def _check_version() -> None:
+    """Refuse versions of transformers whose caches and modules have other names."""
+    version = getattr(sys.modules.get("transformers"), "__version__", None)
+    if version is not None and tuple(map(int, version.split(".")[:2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ValueError(f"Decoder: transformers must have at least version {oldest}, got {version}")

@@ -35,7 +35,7 @@ def linear(b: Builder, part: Part, name: str, x: Slot, out: Slot, **how: Any) ->
 def rms_norm(b: Builder, part: Part, x: Slot, out: Slot, *, offset: float = 0.0, **how: Any) -> None:
     """Append a root mean square norm of a module whose weight, plus ``offset``, has the size of a group."""
     weight = part.vector("weight") + offset
-    b.add(Norm(x, out, weight, epsilon(part), **{"size": weight.size, "bias": part.optional("bias"), **how}))
+    b.add(Norm(x, out, weight, epsilon(part), **{"size": weight.size, **how}))
 
 
 def epsilon(part: Part) -> float:
@@ -88,7 +88,9 @@ def model_plan(
     both = b.slot("stream", 2 * size if frame.keeps_embedding else size)
     hidden = Hidden(both.part(0, size), b.slot("x", size), both)
     b.add(*(Embed(both.part(start, size), matrix, embedding_scale) for start in range(0, both.size, size)))
-    for index, each in enumerate(body.children(frame.layers, *classes)):
+    layers = body.children(frame.layers, *classes)
+    body.require("the number of layers", len(layers), body.module.config.num_hidden_layers)
+    for index, each in enumerate(layers):
         layer(b, each, hidden, index)
     rms_norm(b, body.child(*frame.norm), hidden.stream, hidden.x, offset=frame.offset)
     head, bias = root.linear("lm_head")

@@ -35,7 +35,7 @@ _BY_NAME: dict[str, Activation] = {
 }
 
 #: Packages whose classes are known by their names; transformers takes classes from the last two
-_PACKAGES = ("torch", "transformers", "xlstm", "mlstm_kernels")
+_PACKAGES = ("torch.nn.modules.", "transformers.", "xlstm.", "mlstm_kernels.")
 
 
 class Source:
@@ -60,8 +60,11 @@ class Source:
             raise TypeError(
                 f"Decoder: {name} must be without adapters (merge_and_unload() returns such a model), got {_named(of)}"
             )
-        if of.__name__ not in classes or of.__module__.split(".")[0] not in _PACKAGES:
+        if of.__name__ not in classes or not of.__module__.startswith(_PACKAGES):
             raise TypeError(f"Decoder: {name} must be a {' or '.join(classes)} in {self.kind}, got {_named(of)}")
+        own = vars(module).get("forward")
+        if own is not None and getattr(own, "__func__", None) is not of.forward:
+            raise TypeError(f"Decoder: {name or self.kind} must have the forward of its class, got {own!r}")
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
             raise TypeError(f"Decoder: {name or self.kind} must be without forward hooks, which would not run")
@@ -119,10 +122,7 @@ class Part:
 
     def vector(self, name: str) -> Vector:
         """Return a parameter or buffer as float64."""
-        if not isinstance(getattr(self.module, name, None), Tensor):
-            raise TypeError(f"Decoder: {self.name} must have a parameter {name}, got none")
-        x = self.source.tensor(getattr(self.module, name))
-        return np.array(x.detach().cpu().double().numpy())
+        return np.array(self._tensor(name).detach().cpu().double().numpy())
 
     def optional(self, name: str) -> Vector | None:
         """Return a parameter or buffer as float64, None if the module has none."""
@@ -130,8 +130,21 @@ class Part:
 
     def matrix(self, name: str = "weight") -> Matrix:
         """Return a parameter as a matrix: its last axis has the columns, the others have the rows."""
-        x = self.source.tensor(getattr(self.module, name))
+        x = self._tensor(name)
         return Matrix(self.source.names[id(x)], x.numel() // x.shape[-1], x.shape[-1])
+
+    def _tensor(self, name: str) -> Tensor:
+        x: Any = getattr(self.module, name, None)
+        if type(x) not in (Tensor, nn.Parameter) or not x.is_floating_point():
+            got = (
+                "none"
+                if x is None
+                else f"{x.dtype} in a {_named(type(x))}"
+                if isinstance(x, Tensor)
+                else _named(type(x))
+            )
+            raise TypeError(f"Decoder: {self.path(name)} must be a tensor of floating-point numbers, got {got}")
+        return self.source.tensor(x)
 
     def linear(self, name: str) -> tuple[Matrix, Vector | None]:
         """Return the matrix and the bias of a linear layer."""

@@ -17,9 +17,10 @@ def xlstm(source: Source) -> Plan:
     source.root().require("weight_mode", config.weight_mode, "single")
 
     def layer(b: Builder, part: Part, hidden: Hidden, index: int) -> None:
-        rms_norm(b, part.child("norm_mlstm", *_NORMS), hidden.stream, hidden.x)
+        for_mlstm, for_ffn = part.child("norm_mlstm", *_NORMS), part.child("norm_ffn", *_NORMS)
+        rms_norm(b, for_mlstm, hidden.stream, hidden.x, bias=for_mlstm.optional("bias"))
         _mlstm(b, part.child("mlstm_layer", "xLSTMLayer", "mLSTMLayer"), hidden, index, config.eps)
-        rms_norm(b, part.child("norm_ffn", *_NORMS), hidden.stream, hidden.x)
+        rms_norm(b, for_ffn, hidden.stream, hidden.x, bias=for_ffn.optional("bias"))
         ffn = part.child("ffn", "xLSTMFeedForward", "FeedForward")
         names = "proj_up_gate", "proj_up", "proj_down"
         gated(b, ffn, names, ffn.activation("act_fn"), hidden.x, hidden.stream)
