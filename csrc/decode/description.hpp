@@ -1,10 +1,20 @@
 // A plan as it comes from Python: python/fastiter/decode/_program.py lists the fields of each kind of operation.
 #pragma once
 #include "decode/cpu/operations.hpp"
+#include <cstdio>
 #include <string>
 #include <vector>
 
 namespace fastiter::decode {
+
+// Numbers in messages
+inline std::string text(int n) { return std::to_string(n); }
+inline std::string text(int64_t n) { return std::to_string(n); }
+inline std::string text(double x) {
+    char s[32];
+    std::snprintf(s, sizeof s, "%g", x);
+    return s;
+}
 
 struct BufferSpec {
     std::string name;

@@ -9,8 +9,6 @@ constexpr const char* kNames[kKinds] = {"Embed",     "Linear", "Norm",      "Con
                                         "Decay",     "Add",    "Selective", "SSD",  "Delta", "Rope",
                                         "Attention", "Route",  "Experts",   "Lru",  "MLstm"};
 
-std::string text(int64_t n) { return std::to_string(n); }
-
 std::string shape_text(const std::vector<int64_t>& shape) {
     std::string s = "(";
     for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + text(shape[i]);
@@ -127,7 +125,8 @@ template <class T> Packed Fields<T>::matrix(int i, const char* name, int64_t row
     require((w.format == Weight::f64) == (sizeof(T) == 8),
             std::string(name) + " must be " + (sizeof(T) == 8 ? "of float64" : "of another format than float64") +
                 " in a program of " + (sizeof(T) == 8 ? "float64" : "float32"));
-    to_.bytes += (w.N + kTile - 1) / kTile * (w.tile_bytes + w.tile_scale_bytes);
+    if (to_.counted.insert(w.codes).second)
+        to_.bytes += (w.N + kTile - 1) / kTile * (w.tile_bytes + w.tile_scale_bytes);
     return w;
 }
 

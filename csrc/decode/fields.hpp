@@ -3,6 +3,7 @@
 #include "decode/layout.hpp"
 #include <deque>
 #include <memory>
+#include <set>
 #include <string>
 
 namespace fastiter::decode {
@@ -21,9 +22,10 @@ template <class T> struct Operations {
     int64_t angles = 0;     // numbers per row of all tables
     int64_t hidden = 0;     // numbers per row of the largest Experts
     int64_t vocabulary = 0; // rows of the embedding's table; 0: there is none
-    int64_t bytes = 0;      // of the weights
+    int64_t bytes = 0;      // of the weights, each once
     bool attends = false;
 
+    std::set<const uint8_t*> counted; // codes whose bytes are counted
     std::deque<std::vector<T>> vectors;
     std::deque<std::vector<Packed>> matrices;
     std::vector<std::shared_ptr<const void>> kept;

@@ -10,10 +10,8 @@ namespace {
 
 constexpr int64_t kPause = 500'000'000; // ns after which the number of threads is chosen again
 
-template <class Number> std::string text(Number x) { return std::to_string(x); }
-
 void require(bool good, const std::string& what) {
-    if (!good) throw std::invalid_argument("Program.generate: " + what);
+    if (!good) throw std::invalid_argument("generate: " + what);
 }
 
 void check_options(const Generation& g) {
@@ -103,15 +101,15 @@ template <class T> void Stepper<T>::generate_for_a_while(Run& run, Team team) {
 }
 
 template <class T> int64_t Stepper<T>::generate(const Places& places, const Generation& g) {
-    const std::lock_guard lock(mutex_);
+    const Use use(*this);
     check_options(g);
-    check(places, g.first, g.count);
-    check_tokens("pad", &g.pad, 1);
-    require(operations_.vocabulary == 0 || vocabulary() <= operations_.vocabulary,
-            "the embedding must have all " + text(vocabulary()) + " tokens, got " + text(operations_.vocabulary));
+    check("generate", places, g.first, g.count);
+    check_tokens("generate", "pad", &g.pad, 1);
     for (int64_t i = 0; g.uniform && i < places.rows * g.count; ++i)
         require(g.uniform[i] >= 0 && g.uniform[i] < 1,
                 "uniform must be at least 0 and below 1, got " + text(g.uniform[i]) + " at index " + text(i));
+    require(operations_.vocabulary == 0 || vocabulary() <= operations_.vocabulary,
+            "the embedding must have all " + text(vocabulary()) + " tokens, got " + text(operations_.vocabulary));
     Run run(g, places, vocabulary());
     Places at = places;
     at.positions = run.positions;
@@ -120,7 +118,7 @@ template <class T> int64_t Stepper<T>::generate(const Places& places, const Gene
         launch([&](Team team) { generate_for_a_while(run, team); },
                [&](int threads) { return prepare_threads(threads); }, Stops::on_request);
     if (run.wrong >= 0)
-        throw std::runtime_error("Program.generate: the largest logit must be finite and none NaN, got others in row " +
+        throw std::runtime_error("generate: the largest logit must be finite and none NaN, got others in row " +
                                  text(run.wrong) + " at step " + text(run.done - 1));
     return run.done;
 }

@@ -6,8 +6,6 @@
 namespace fastiter::decode {
 namespace {
 
-std::string text(int64_t n) { return std::to_string(n); }
-
 template <class T> void read_embed(Fields<T>& f) {
     Embed<T> o;
     const int64_t width = f.size(0);
@@ -115,7 +113,7 @@ template <class T> void read_activate(Fields<T>& f) {
     o.x = f.in(0, "x", n, tiles_of(f.slot(0)));
     o.activation = f.activation(0, true);
     o.cap = f.real(0);
-    f.require(o.activation < Activation::softcap || o.cap > 0, "cap must be above 0, got " + std::to_string(o.cap));
+    f.require(o.activation < Activation::softcap || o.cap > 0, "cap must be above 0, got " + text(double(o.cap)));
     o.out = f.out(n, tiles_of(f.slot(1)), true);
     f.finish(o);
 }
@@ -237,7 +235,7 @@ template <class T> void read_attention(Fields<T>& f) {
     o.v = f.in(2, "v", o.key_heads * o.value_width, kUnknown);
     o.scale = f.real(0);
     o.cap = f.real(1);
-    f.require(o.cap >= 0, "cap must be above 0, got " + std::to_string(o.cap));
+    f.require(o.cap >= 0, "cap must be above 0, got " + text(double(o.cap)));
     o.sinks = f.vector(0, "sinks", o.heads, true);
     o.keys = f.state(0, "keys", {o.key_heads, o.key_width}, true);
     o.values = f.state(1, "values", {o.key_heads, o.value_width}, true);

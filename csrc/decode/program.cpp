@@ -7,13 +7,12 @@
 namespace fastiter::decode {
 namespace {
 
-// Bytes of weights per thread: about 25 microseconds of reading
-constexpr int64_t kWorthAThread = 1 << 18;
+// Bytes of weights per thread that are worth its start, and that are worth a wait of all threads: what is read in
+// several and in one microsecond
+constexpr int64_t kWorthAThread = 1 << 16, kWorthAWait = 1 << 14;
 
-std::string text(int64_t n) { return std::to_string(n); }
-
-void require(bool good, const std::string& what) {
-    if (!good) throw std::invalid_argument("Program: " + what);
+void require(bool good, const std::string& what, const char* function = "Program") {
+    if (!good) throw std::invalid_argument(function + (": " + what));
 }
 
 PlanSpec checked(PlanSpec plan) {
@@ -67,35 +66,41 @@ template <class T> int64_t Stepper<T>::waits() const {
                          [](const Item& item) { return item.waits; });
 }
 
-template <class T> void Stepper<T>::check_tokens(const char* name, const int64_t* tokens, int64_t count) const {
+template <class T>
+void Stepper<T>::check_tokens(const char* function, const char* name, const int64_t* tokens, int64_t count) const {
     const int64_t limit = operations_.vocabulary ? operations_.vocabulary : INT64_MAX;
     for (int64_t i = 0; i < count; ++i)
-        require(tokens[i] >= 0 && tokens[i] < limit, std::string(name) + " must be at least 0 and below " +
-                                                         text(limit) + ", got " + text(tokens[i]) + " at index " +
-                                                         text(i));
+        require(tokens[i] >= 0 && tokens[i] < limit,
+                std::string(name) + " must be at least 0 and below " + text(limit) + ", got " + text(tokens[i]) +
+                    " at index " + text(i),
+                function);
 }
 
-template <class T> void Stepper<T>::check_keys(const Places& p, int64_t count) const {
-    require(p.length >= 0 && p.length + count <= p.capacity, "capacity must be at least " + text(p.length + count) +
-                                                                 ", the keys after the call, got " + text(p.capacity));
+template <class T> void Stepper<T>::check_keys(const char* function, const Places& p, int64_t count) const {
+    require(p.length >= 0 && p.length + count <= p.capacity,
+            "capacity must be at least " + text(p.length + count) + ", the keys after the call, got " +
+                text(p.capacity),
+            function);
     for (int b = 0; p.firsts && b < p.rows; ++b)
-        require(p.firsts[b] >= 0 && p.firsts[b] <= p.length, "firsts must be at least 0 and at most the length " +
-                                                                 text(p.length) + ", got " + text(p.firsts[b]) +
-                                                                 " at index " + text(b));
+        require(p.firsts[b] >= 0 && p.firsts[b] <= p.length,
+                "firsts must be at least 0 and at most the length " + text(p.length) + ", got " + text(p.firsts[b]) +
+                    " at index " + text(b),
+                function);
 }
 
-template <class T> void Stepper<T>::check(const Places& p, const int64_t* tokens, int64_t count) const {
+template <class T>
+void Stepper<T>::check(const char* function, const Places& p, const int64_t* tokens, int64_t count) const {
     require(p.rows >= 1 && p.rows <= plan_.rows,
-            "tokens must number at least 1 and at most " + text(plan_.rows) + ", got " + text(p.rows));
-    check_tokens("tokens", tokens, p.rows);
+            "tokens must number at least 1 and at most " + text(plan_.rows) + ", got " + text(p.rows), function);
+    check_tokens(function, "tokens", tokens, p.rows);
     for (int b = 0; b < p.rows; ++b)
         require(p.positions[b] >= 0,
-                "positions must be at least 0, got " + text(p.positions[b]) + " at index " + text(b));
+                "positions must be at least 0, got " + text(p.positions[b]) + " at index " + text(b), function);
     require(p.state_count == int64_t(plan_.states.size()),
-            "states must number " + text(int64_t(plan_.states.size())) + ", got " + text(p.state_count));
+            "states must number " + text(int64_t(plan_.states.size())) + ", got " + text(p.state_count), function);
     for (int64_t i = 0; i < p.state_count; ++i)
-        require(p.states[i], "state '" + plan_.states[size_t(i)].name + "' must have an address, got 0");
-    if (operations_.attends) check_keys(p, count);
+        require(p.states[i], "state '" + plan_.states[size_t(i)].name + "' must have an address, got 0", function);
+    if (operations_.attends) check_keys(function, p, count);
 }
 
 // Cosines and sines of float32 angles
@@ -127,7 +132,7 @@ template <class T> void Stepper<T>::prepare(const Places& p, const int64_t* toke
 
 // Returns how many threads are worth their start, and reserves the memory that each of them uses alone.
 template <class T> int Stepper<T>::prepare_threads(int threads) {
-    threads = threads_for(operations_.bytes, kWorthAThread, threads);
+    threads = threads_for(operations_.bytes, kWorthAThread + waits() * kWorthAWait, threads);
     if (own_.size() < threads * layout_.own()) own_ = zeros<T>(threads * layout_.own());
     if (scratch_.size() < threads * scratch_size_) scratch_ = Block<T>(threads * scratch_size_);
     step_.own = own_.data();
@@ -141,8 +146,8 @@ template <class T> const T* Stepper<T>::logits_of(int64_t row) const {
 }
 
 template <class T> void Stepper<T>::step(const Places& places, const int64_t* tokens, void* logits) {
-    const std::lock_guard lock(mutex_);
-    check(places, tokens, 1);
+    const Use use(*this);
+    check("step", places, tokens, 1);
     prepare(places, tokens);
     const int64_t V = vocabulary();
     // Does not poll for requests to stop, as stopping would lose the states.

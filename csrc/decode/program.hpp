@@ -3,7 +3,6 @@
 #include "core/launch.hpp"
 #include "decode/fields.hpp"
 #include "decode/sample.hpp"
-#include <mutex>
 
 namespace fastiter::decode {
 

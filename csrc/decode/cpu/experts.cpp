@@ -4,11 +4,12 @@
 namespace fastiter::decode::FASTITER_LEVEL {
 namespace {
 
-// The index of the largest number that is not excluded, the first of equal ones; -1 if all are
+// The index of the largest number that is not excluded, the first of equal ones; -1 if all are. NaN is the largest, so
+// that it is chosen and shows in the result.
 template <class T, class Skip> int64_t largest(const T* x, int64_t count, Skip skip) {
     int64_t best = -1;
     for (int64_t i = 0; i < count; ++i)
-        if (!skip(i) && (best < 0 || x[i] > x[best])) best = i;
+        if (!skip(i) && (best < 0 || x[i] > x[best] || (x[i] != x[i] && x[best] == x[best]))) best = i;
     return best;
 }
 
