@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 import warnings
 from functools import update_wrapper
@@ -117,12 +118,11 @@ def _overrides(of: Class, name: str, method: types.FunctionType, exchanges: list
     if name == "__init__":
         return {key: _attribute(key, rule) for key, rule, _ in exchanges}
     ours = {key: rule.make(theirs) for key, rule, theirs in exchanges}
-    if lookup.rule_of(of, name) is not None:
-        return {name: ours[name]}
-    built = rebound(method, ours)
+    built = ours[name] if lookup.rule_of(of, name) is not None else rebound(method, ours)
     # A name that is None makes the method take another path, which must not change on other devices.
-    is_another_path = any(theirs is None for _, _, theirs in exchanges)
-    return {name: update_wrapper(on_cpus(built)(method), method) if is_another_path else built}
+    if any(theirs is None for _, _, theirs in exchanges):
+        built = update_wrapper(on_cpus(built)(method), method)
+    return {name: staticmethod(built) if isinstance(inspect.getattr_static(of, name), staticmethod) else built}
 
 
 def _attribute(name: str, rule: rules.Rule) -> property:

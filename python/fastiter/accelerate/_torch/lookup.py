@@ -61,7 +61,8 @@ def rule_of(of: type, method: str) -> Rule | None:
     package = _package_of(of)
     if package in _OF_PACKAGES:
         return FORWARDS_OF_FLA.get(of.__name__) if package == "fla" and method == "forward" else None
-    return METHODS.get(method) or CLASSES.get(of.__name__, {}).get(method)
+    owner = next(base for base in of.__mro__ if method in vars(base))
+    return METHODS.get(method) or CLASSES.get(owner.__name__, {}).get(method)
 
 
 def keeps_activations(used: dict[str, Any]) -> bool:

@@ -91,10 +91,11 @@ def _content(cell: types.CellType) -> Any:
 
 
 def methods_of(of: type[nn.Module]) -> dict[str, types.FunctionType]:
-    """Return the functions that a class and its bases define, except those of torch.nn.Module, by name."""
+    """Return the functions that a class and its bases define, static ones too, except those of torch.nn.Module."""
     result: dict[str, types.FunctionType] = {}
     for base in reversed(of.__mro__[: of.__mro__.index(nn.Module)]):
-        result |= {name: value for name, value in vars(base).items() if isinstance(value, types.FunctionType)}
+        plain = {name: x.__func__ if isinstance(x, staticmethod) else x for name, x in vars(base).items()}
+        result |= {name: value for name, value in plain.items() if isinstance(value, types.FunctionType)}
     return result
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import attention, conv, functions, rwkv
+from ...rnn._torch.nn.modules import LSTM
+from . import attention, conv, functions, policies, rwkv
 from .mamba import mamba2
 from .rebind import parameters_of
 
@@ -197,6 +198,16 @@ def _mambapy_calls() -> list[Call]:
     return [((block, _randn(2, 5, 4), _randn(2, 5, 4).abs(), -_randn(4, 3).abs(), *projections, _randn(4)), {})]
 
 
+def _process_calls() -> list[Call]:
+    """Return calls of two sequences of 5 steps with and without starts of episodes, and of single steps."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        lstm = LSTM(3, 4, num_layers=2)
+    states, starts = (_randn(2, 2, 4), _randn(2, 2, 4).flip(1)), torch.eye(10)[[0, 3, 7]].sum(0)
+    calls = ((_randn(10, 3), starts), (_randn(10, 3), 0 * starts), (_randn(2, 3), starts[:2]))
+    return [((x, states, flags, lstm), {}) for x, flags in calls]
+
+
 _CONV = ("hidden_states", "weight", "bias", "activation")
 _CONV_STEP = ("hidden_states", "conv_state", "weight", "bias", "activation")
 _SCAN = ("hidden_states", "dt", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "return_last_state")
@@ -215,6 +226,7 @@ _MLSTM_STEP = ("c_state", "n_state", "m_state", "q", "k", "v", "igate_preact", "
 _RWKV = ("time_decay", "time_first", "key", "value", "state", "return_state")
 _RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
 _MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
+_PROCESS = ("features", "lstm_states", "episode_starts", "lstm")
 _DELTA_RULE = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", partial(_delta_calls, 1), _grouped_calls)
 _CONV_STEP_RULE = Rule(_CONV_STEP, conv.convolution_step, "ssm.causal_conv1d_update", _conv_step_calls)
 _OLDER_CONV_STEP = Rule(
@@ -251,8 +263,11 @@ METHODS = {
     "selective_scan": _OF_MAMBAPY,
     "selective_scan_seq": _OF_MAMBAPY,
 }
-#: Methods of classes with these names
+#: Methods that classes with these names define
 CLASSES = {
+    "RecurrentActorCriticPolicy": {
+        "_process_sequence": Rule(_PROCESS, policies.process_sequence, "nn.LSTM", _process_calls)
+    },
     "MiniMaxLightningAttention": {
         "forward": Rule(_LIGHTNING, attention.lightning_attention, "ssm.linear_attention", _lightning_calls)
     },
