@@ -82,10 +82,11 @@ def accelerate(
     attention of KimiLinear, the causal convolutions of these and of Lfm2, MiniMax's lightning attention, xLSTM's mLSTM,
     the recurrences of RecurrentGemma and RWKV-4, and those of related models, which docs/accelerate/index.md lists; the
     mLSTM of mlstm_kernels and of xlstm's blocks; modules of mamba_ssm and layers of flash-linear-attention, which do
-    not run on CPUs otherwise; the blocks of mambapy; and the policies of sb3-contrib's RecurrentPPO. Most are
-    recognised by function, not by class: a module whose methods use one of these functions is accelerated if the
-    function has the expected parameters and a trial on a small input gives the same results. Mixers whose code is known
-    run as a whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next and Qwen3.5.
+    not run on CPUs otherwise; the blocks of mambapy; the policies of sb3-contrib's RecurrentPPO; and torchrl's
+    LSTMModule and GRUModule. Most are recognised by function, not by class: a module whose methods use one of these
+    functions is accelerated if the function has the expected parameters and a trial on a small input gives the same
+    results. Mixers whose code is known run as a whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next
+    and Qwen3.5.
 
     For tensors that are not on the CPU, for packed sequences, and in steps with a cache if a gradient is needed, an
     accelerated model runs its own functions.

@@ -62,7 +62,8 @@ def rule_of(of: type, method: str) -> Rule | None:
     if package in _OF_PACKAGES:
         return FORWARDS_OF_FLA.get(of.__name__) if package == "fla" and method == "forward" else None
     owner = next(base for base in of.__mro__ if method in vars(base))
-    return METHODS.get(method) or CLASSES.get(owner.__name__, {}).get(method)
+    known = CLASSES.get(owner.__name__) or CLASSES.get(f"{_package_of(owner)}.{owner.__name__}", {})
+    return METHODS.get(method) or known.get(method)
 
 
 def keeps_activations(used: dict[str, Any]) -> bool:

@@ -74,6 +74,7 @@ ROWS = [
     Row("mambapy", "MambaBlock.selective_scan, MambaBlock.selective_scan_seq"),
     Row("torch.nn", "LSTM, GRU, RNN", "nn.LSTM, nn.GRU, nn.RNN"),
     Row("recurrent policies of sb3-contrib (RecurrentPPO)", "RecurrentActorCriticPolicy._process_sequence"),
+    Row("recurrent modules of torchrl", "torchrl.LSTMModule.forward, torchrl.GRUModule.forward"),
     Row("sLSTM cells of xlstm and tirex", "forward", "slstm, lstm"),
 ]
 

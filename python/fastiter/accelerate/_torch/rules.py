@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...rnn._torch.nn.modules import LSTM
+from ...rnn._torch.nn.modules import GRU, LSTM
 from . import attention, conv, functions, policies, rwkv
 from .mamba import mamba2
 from .rebind import parameters_of
@@ -198,14 +198,38 @@ def _mambapy_calls() -> list[Call]:
     return [((block, _randn(2, 5, 4), _randn(2, 5, 4).abs(), -_randn(4, 3).abs(), *projections, _randn(4)), {})]
 
 
-def _process_calls() -> list[Call]:
-    """Return calls of two sequences of 5 steps with and without starts of episodes, and of single steps."""
+def _layer(of: type[LSTM | GRU], **options: Any) -> LSTM | GRU:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        lstm = LSTM(3, 4, num_layers=2)
+        return of(3, 4, num_layers=2, **options)
+
+
+def _process_calls() -> list[Call]:
+    """Return calls of two sequences of 5 steps with and without starts of episodes, and of single steps."""
+    lstm = _layer(LSTM)
     states, starts = (_randn(2, 2, 4), _randn(2, 2, 4).flip(1)), torch.eye(10)[[0, 3, 7]].sum(0)
     calls = ((_randn(10, 3), starts), (_randn(10, 3), 0 * starts), (_randn(2, 3), starts[:2]))
     return [((x, states, flags, lstm), {}) for x, flags in calls]
+
+
+def _module_calls(layer: str) -> list[Call]:
+    """Return a call of torchrl's LSTMModule or GRUModule with two rows, which are cut in three places."""
+    from tensordict import TensorDict
+    from torchrl.modules import GRUModule, LSTMModule
+
+    of, theirs = (LSTM, LSTMModule) if layer == "lstm" else (GRU, GRUModule)
+    names = ["h", "c"][: 1 + (layer == "lstm")]
+    module = SimpleNamespace(
+        in_keys=["x", *names, "is_init"],
+        out_keys=["y", *(f"next_{name}" for name in names)],
+        recurrent_mode=True,
+        recurrent_backend="auto",
+        **{layer: _layer(of, batch_first=True)},
+    )
+    setattr(module, f"_{layer}", MethodType(getattr(theirs, f"_{layer}"), module))
+    given = {name: _randn(2, 5, 2, 4).roll(k) for k, name in enumerate(names)}
+    starts = torch.eye(10)[[0, 3, 6, 7]].sum(0).bool().view(2, 5, 1)
+    return [((module, TensorDict({"x": _randn(2, 5, 3), **given, "is_init": starts}, [2, 5])), {})]
 
 
 _CONV = ("hidden_states", "weight", "bias", "activation")
@@ -226,6 +250,7 @@ _MLSTM_STEP = ("c_state", "n_state", "m_state", "q", "k", "v", "igate_preact", "
 _RWKV = ("time_decay", "time_first", "key", "value", "state", "return_state")
 _RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
 _MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
+_MODULE = ("self", "tensordict")
 _PROCESS = ("features", "lstm_states", "episode_starts", "lstm")
 _DELTA_RULE = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", partial(_delta_calls, 1), _grouped_calls)
 _CONV_STEP_RULE = Rule(_CONV_STEP, conv.convolution_step, "ssm.causal_conv1d_update", _conv_step_calls)
@@ -263,10 +288,21 @@ METHODS = {
     "selective_scan": _OF_MAMBAPY,
     "selective_scan_seq": _OF_MAMBAPY,
 }
-#: Methods that classes with these names define
+#: Methods that classes with these names define, with the name of the package if theirs is not specific
 CLASSES = {
     "RecurrentActorCriticPolicy": {
         "_process_sequence": Rule(_PROCESS, policies.process_sequence, "nn.LSTM", _process_calls)
+    },
+    **{
+        f"torchrl.{layer}Module": {
+            "forward": Rule(
+                _MODULE,
+                partial(policies.recurrent_module, layer=layer.lower()),
+                f"nn.{layer}",
+                partial(_module_calls, layer.lower()),
+            )
+        }
+        for layer in ("LSTM", "GRU")
     },
     "MiniMaxLightningAttention": {
         "forward": Rule(_LIGHTNING, attention.lightning_attention, "ssm.linear_attention", _lightning_calls)
@@ -326,13 +362,15 @@ def _gives_the_same(theirs: functions.Function, ours: functions.Function, call: 
     """Compare the results, and the elements of the arguments, which may be updated in place."""
     solution = []
     for function in (theirs, ours):
-        arguments = tuple(x.clone() if isinstance(x, Tensor) else x for x in call[0])
+        arguments = tuple(x.clone() if hasattr(x, "clone") else x for x in call[0])
         result = function(*arguments, **call[1])
         solution.append((result, tuple(x.flatten() if isinstance(x, Tensor) else x for x in arguments)))
     return all(_is_close(x, y) for x, y in zip(_leaves(solution[0]), _leaves(solution[1]), strict=True))
 
 
 def _leaves(x: Any) -> list[Any]:
+    if isinstance(x, Mapping):  # such as a TensorDict, whose iterator gives rows
+        return _leaves([x[name] for name in sorted(x.keys())])
     return [leaf for part in x for leaf in _leaves(part)] if isinstance(x, (tuple, list)) else [x]
 
 
