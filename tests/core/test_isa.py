@@ -113,6 +113,7 @@ NUMBERS = {
         "tests/delta/test_arrays.py::test_sizes",
         "tests/delta/test_torch_functional.py::test_gradients",
     ],
+    "decode": ["tests/decode/test_packed.py"],
     "newton, relax": [
         "tests/newton/test_arrays.py::test_sizes",
         "tests/newton/test_arrays.py::test_saturated_gates",

@@ -26,6 +26,7 @@ FULLEST = 20
 PYTHON_EDGES = {
     "accelerate": {"delta", "rnn", "scan", "ssm"},
     "bcd": {"fixedpoint"},
+    "decode": {"quant"},
     "fixedpoint": {"relax"},
     "newton": {"scan", "rnn"},
     "quant": {"rnn"},

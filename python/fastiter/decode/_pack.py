@@ -16,6 +16,7 @@ from .._check import (
     check_finite,
     count,
     empty,
+    positive,
     type_name,
     unit_stride,
 )
@@ -166,6 +167,8 @@ def pack_codes(
     if kind.element:
         check_codes("pack_codes", codes, parse(kind.element))
     _check_scales(codes, scales, fmt, size)
+    if positive("pack_codes", "scale", scale, zero=False) > _FLOAT32_MAX:
+        raise ValueError(f"pack_codes: scale must be a float32 number, got {scale}")
     packed = PackedMatrix(fmt, *codes.shape, size, scale)
     for first, last in _blocks(*codes.shape):
         _put(packed, first, codes[first:last], None if scales is None else scales[first:last])

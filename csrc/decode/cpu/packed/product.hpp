@@ -44,52 +44,64 @@ FASTITER_INLINE void add_line(const uint8_t* codes, const T* x, int64_t x_stride
     }
 }
 
-// The same for the first n inputs of a line, the last one of a tile: other inputs count as 0.
-template <class Format, int ROWS, class T>
-FASTITER_INLINE void add_rest(const uint8_t* codes, const T* x, int64_t x_stride, int64_t n,
-                              vec<T> (&sums)[ROWS][kParts<T>][kChains]) {
-    T padded[ROWS][Format::kInputs] = {};
-    for (int row = 0; row < ROWS; ++row) {
-        for (int64_t j = 0; j < n; ++j) padded[row][j] = x[row * x_stride + j];
+// The sum of `count` inputs of a group, the last ones of which need not be a whole line
+template <class Format, int ROWS, bool WHOLE_LINES, class T>
+FASTITER_INLINE void sum_group(const uint8_t* codes, const T* x, int64_t x_stride, int64_t count,
+                               vec<T> (&totals)[ROWS][kParts<T>]) {
+    constexpr int kInputs = Format::kInputs;
+    vec<T> sums[ROWS][kParts<T>][kChains] = {};
+    int64_t k = 0;
+    for (; k + kInputs <= count; k += kInputs, codes += Format::kLineBytes) {
+        prefetch(codes + kAhead, Format::kLineBytes);
+        add_line<Format, ROWS>(codes, x + k, x_stride, sums);
     }
-    add_line<Format, ROWS>(codes, padded[0], Format::kInputs, sums);
+    if (!WHOLE_LINES && k < count) {
+        T padded[ROWS][kInputs] = {};
+        for (int row = 0; row < ROWS; ++row) {
+            for (int64_t j = 0; k + j < count; ++j) padded[row][j] = x[row * x_stride + k + j];
+        }
+        add_line<Format, ROWS>(codes, padded[0], kInputs, sums);
+    }
+    FASTITER_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        FASTITER_UNROLL
+        for (int part = 0; part < kParts<T>; ++part) {
+            vec<T>(&chain)[kChains] = sums[row][part];
+            if constexpr (kChains == 4)
+                totals[row][part] = (chain[0] + chain[1]) + (chain[2] + chain[3]);
+            else
+                totals[row][part] = kChains == 2 ? chain[0] + chain[kChains - 1] : chain[0];
+        }
+    }
 }
 
 template <class Format, int ROWS, class T>
 FASTITER_INLINE void multiply_tile(const Packed& w, int64_t tile, const T* x, int64_t x_stride, T* y,
                                    int64_t y_stride) {
-    constexpr int kInputs = Format::kInputs;
     const uint8_t* codes = w.codes + tile * w.tile_bytes;
     const uint8_t* scales = w.scales + tile * w.tile_scale_bytes;
     const int64_t group = Format::kScaleBytes ? w.group : kUnscaledGroup;
     vec<T> totals[ROWS][kParts<T>] = {};
-    for (int64_t k = 0; k < w.K; k += group) {
-        vec<T> sums[ROWS][kParts<T>][kChains] = {};
-        const int64_t end = min_of(k + group, w.K);
-        int64_t i = k;
-        for (; i + kInputs <= end; i += kInputs) {
-            prefetch(codes + kAhead, Format::kLineBytes);
-            add_line<Format, ROWS>(codes, x + i, x_stride, sums);
-            codes += Format::kLineBytes;
-        }
-        if (i < end) add_rest<Format, ROWS>(codes, x + i, x_stride, end - i, sums);
+    const auto add = [&]<bool WHOLE_LINES>(int64_t k, int64_t count) {
+        vec<T> sums[ROWS][kParts<T>];
+        sum_group<Format, ROWS, WHOLE_LINES>(codes + k / Format::kInputs * Format::kLineBytes, x + k, x_stride, count,
+                                             sums);
+        prefetch(scales + kAhead / 4, Format::kScaleBytes);
         FASTITER_UNROLL
         for (int part = 0; part < kParts<T>; ++part) {
             FASTITER_UNROLL
             for (int row = 0; row < ROWS; ++row) {
-                auto& chains = sums[row][part];
-                for (int n = kChains; n > 1; n /= 2) {
-                    for (int c = 0; c < n / 2; ++c) chains[c] += chains[c + n / 2];
-                }
                 if constexpr (Format::kScaleBytes > 0)
-                    totals[row][part] = fma(Format::scale(scales, part), chains[0], totals[row][part]);
+                    totals[row][part] = fma(Format::scale(scales, part), sums[row][part], totals[row][part]);
                 else
-                    totals[row][part] += chains[0];
+                    totals[row][part] += sums[row][part];
             }
         }
-        prefetch(scales + kAhead / 4, Format::kScaleBytes);
         scales += Format::kScaleBytes;
-    }
+    };
+    int64_t k = 0;
+    for (; k + group <= w.K; k += group) add.template operator()<true>(k, group);
+    if (k < w.K) add.template operator()<false>(k, w.K - k);
     const int64_t outputs = w.N - tile * kTile;
     for (int row = 0; row < ROWS; ++row) {
         for (int part = 0; part < kParts<T>; ++part) {
