@@ -226,7 +226,7 @@ def _scale_of_matrix(kind: Kind, largest: float, dtype: np.dtype[Any]) -> float:
         encoded = encode(one, "nvfp4", scale="amax")
         return float(encoded.scale)
     if kind.largest and largest > 0:
-        return float(2.0 ** max(np.frexp(largest / kind.largest)[1] - 15, -80))
+        return float(2.0 ** max(np.frexp(largest / kind.largest)[1] - 15, -100))
     return 1.0
 
 
