@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -187,7 +188,7 @@ PLANS: dict[str, tuple[Callable[[], Any], str]] = {
         "operation 3 (Experts): matrices must number 15, got 14",
     ),
     "shape of an expert": (
-        changed("experts", up=lambda x: x[::-1][:4] + (x[0].__class__("matrix.10", 140, 150),)),
+        changed("experts", up=lambda x: (*x[1:], p.Matrix("matrix.10", 140, 150))),
         "operation 3 (Experts): up must have shape (150, 35), got (140, 150)",
     ),
     "states of MLstm": (
@@ -200,9 +201,8 @@ PLANS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize("case", PLANS)
 def test_a_plan_is_refused(case: str) -> None:
     build, message = PLANS[case]
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'Program: {message}')}$"):
         build()
-    assert str(raised.value) == f"Program: {message}"
 
 
 def test_weights_of_another_dtype_are_refused() -> None:
@@ -382,9 +382,8 @@ CALLS: dict[str, tuple[Callable[[Machine], Any], type, str]] = {
 def test_a_call_is_refused_and_changes_nothing(case: str) -> None:
     run, kind, message = CALLS[case]
     machine = Machine(*make("attention"), "float32", 2, 9)
-    with pytest.raises(kind) as raised:
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         run(machine)
-    assert str(raised.value) == message
     assert all((x == 0).all() for x in machine.states.values())
 
 
