@@ -231,14 +231,19 @@ template <class T> void read_attention(Fields<T>& f) {
     f.require(o.heads % o.key_heads == 0,
               "key_heads must divide the " + text(o.heads) + " heads, got " + text(o.key_heads));
     o.q = f.in(0, "q", o.heads * o.key_width, kUnknown);
-    o.k = f.in(1, "k", o.key_heads * o.key_width, kUnknown);
-    o.v = f.in(2, "v", o.key_heads * o.value_width, kUnknown);
+    const bool is_latent = f.flag(5);
+    f.require(!is_latent || o.value_width < o.key_width,
+              "value_width must be below the key_width of latent keys, got " + text(o.value_width));
+    o.rest = is_latent ? o.key_width - o.value_width : 0;
+    const int64_t first = o.key_width - o.rest, second = is_latent ? o.rest : o.value_width;
+    o.k = f.in(1, "k", o.key_heads * first, kUnknown);
+    o.v = f.in(2, "v", o.key_heads * second, kUnknown);
     o.scale = f.real(0);
     o.cap = f.real(1);
     f.require(o.cap >= 0, "cap must be above 0, got " + text(double(o.cap)));
     o.sinks = f.vector(0, "sinks", o.heads, true);
-    o.keys = f.state(0, "keys", {o.key_heads, o.key_width}, true);
-    o.values = f.state(1, "values", {o.key_heads, o.value_width}, true);
+    o.keys = f.state(0, "keys", {o.key_heads, first}, true);
+    o.values = f.state(1, "values", {o.key_heads, second}, true);
     o.out = f.out(o.heads * o.value_width, kUnknown);
     f.to().attends = true;
     f.finish(o);
@@ -312,7 +317,7 @@ template <class T> void read_mlstm(Fields<T>& f) {
     o.eps = f.real(1);
     o.memory = f.state(0, "memory", {H, K, V});
     o.normalizer = f.state(1, "normalizer", {H, K});
-    o.maximum = f.state(2, "maximum", {H});
+    o.maximum = f.state(2, "maximum", {H, 1});
     o.out = f.out(H * V, units_of(f.slot(5), H));
     f.finish(o);
 }
@@ -330,7 +335,7 @@ constexpr Expected kExpected[kKinds] = {
     {5, 4, 2, 3, 0, 1},  // SSD: x, dt, B, C, out; heads, width, groups, states; limits; A, skip, bias; state
     {6, 6, 2, 0, 0, 1},  // Delta: q, k, v, decay, beta, out; heads and widths, normalizes, per_key; scale, eps; state
     {2, 4, 1, 1, 0, 0},  // Rope: x, out; heads, width, rotary, interleaved; scaling; frequencies
-    {4, 5, 2, 1, 0, 2},  // Attention: q, k, v, out; heads and widths, window; scale, cap; sinks; keys, values
+    {4, 6, 2, 1, 0, 2},  // Attention: q, k, v, out; heads and widths, window, latent; scale, cap; sinks; keys, values
     {2, 5, 2, 1, 0, 0},  // Route: logits, out; top_k, method, normalize, groups, top_groups; eps, scale; bias
     {3, 3, 0, 0, -1, 0}, // Experts: x, routes, out; activation, add, whether there are gates; gates, ups, downs
     {4, 0, 0, 1, 0, 1},  // Lru: x, input_gate, recurrent_gate, out; rate; state

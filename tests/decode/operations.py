@@ -176,6 +176,12 @@ def attention(
     )
 
 
+def latent(c: Case, heads: int = 5, rank: int = 19, rest: int = 6) -> p.Plan:
+    q, k, v = c.input(heads * (rank + rest)), c.input(rank), c.input(rest)
+    states, sizes = (c.state("keys", 1, rank), c.state("values", 1, rest)), (heads, 1, rank + rest, rank)
+    return c.plan(p.Attention(q, k, v, c.output(heads * rank), *states, *sizes, scale=0.2, latent=True))
+
+
 def route(
     c: Case, experts: int = 12, top_k: int = 3, method: Any = "softmax", bias: bool = False, **options: Any
 ) -> p.Plan:
@@ -199,7 +205,7 @@ def lru(c: Case) -> p.Plan:
 
 def mlstm(c: Case, heads: int = 3, K: int = 9, V: int = 18) -> p.Plan:
     slots = [c.input(n) for n in (heads * K, heads * K, heads * V, heads, heads)]
-    states = c.state("recurrent", heads, K, V), c.state("recurrent", heads, K), c.state("recurrent", heads)
+    states = c.state("recurrent", heads, K, V), c.state("recurrent", heads, K), c.state("recurrent", heads, 1)
     return c.plan(p.MLstm(*slots, c.output(heads * V), *states, heads, K, V, K**-0.5, 1e-6))
 
 
@@ -252,6 +258,7 @@ CASES: dict[str, Callable[[Case], p.Plan]] = {
     "attention window": lambda c: attention(c, window=3),
     "attention cap": lambda c: attention(c, 5, 5, 16, 32, cap=0.5),
     "attention sinks": lambda c: attention(c, 9, 1, 33, 17, sinks=True, window=5),
+    "attention latent": latent,
     "route": lambda c: route(c, scale=2.5),
     "route normalized": lambda c: route(c, method="topk_softmax", normalize=True, eps=1e-3),
     "route sigmoid": lambda c: route(c, method="sigmoid", normalize=True, bias=True),

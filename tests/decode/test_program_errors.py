@@ -169,6 +169,10 @@ PLANS: dict[str, tuple[Callable[[], Any], str]] = {
         states_replaced("attention", values=((2, 8), None)),
         "operation 1 (Attention): values must have shape (2, 7), got (2, 8)",
     ),
+    "latent keys": (
+        changed("attention", latent=True, value_width=10),
+        "operation 1 (Attention): value_width must be below the key_width of latent keys, got 10",
+    ),
     "sinks": (changed("attention", sinks=np.ones(2)), "operation 1 (Attention): sinks must have 6 numbers, got 2"),
     "method": (
         changed("route", method="hash"),

@@ -53,7 +53,8 @@ template <class T> void run(const Add<T>& o, const Context<T>& c) {
     }
 }
 
-// s = a s + sqrt(1 - a^2) sigmoid(input gate) x with a = e^(rate sigmoid(recurrent gate)); the root is 1 at position 0
+// s = a s + sqrt(1 - a^2) sigmoid(input gate) x with a = e^L and L = rate sigmoid(recurrent gate), in which
+// 1 - e^2L = -tanh(L) (1 + e^2L) keeps the precision of small L. At position 0, s = sigmoid(input gate) x.
 template <class T> void run(const Lru<T>& o, const Context<T>& c) {
     for (int64_t b = 0; b < c.rows(); ++b) {
         const T *const x = c.of(o.x, b), *const in = c.of(o.input_gate, b),
@@ -62,9 +63,9 @@ template <class T> void run(const Lru<T>& o, const Context<T>& c) {
         const bool starts = c.step.positions[b] == 0;
         for_vectors<T>(c.numbers(o.out.size), [&](int64_t i, int64_t n) {
             const vec<T> log_a = load_up_to(o.rate + i, n) * sigmoid<T>(load_up_to(recurrent + i, n));
-            const vec<T> factor = starts ? broadcast(T(1)) : root<T>(T(1) - exp<T>(log_a + log_a));
-            const vec<T> input = factor * sigmoid<T>(load_up_to(in + i, n)) * load_up_to(x + i, n);
-            const vec<T> s = fma(exp<T>(log_a), load_up_to(state + i, n), input);
+            const vec<T> factor = root<T>(-tanh<T>(log_a) * (T(1) + exp<T>(log_a + log_a)));
+            vec<T> s = sigmoid<T>(load_up_to(in + i, n)) * load_up_to(x + i, n);
+            if (!starts) s = fma(exp<T>(log_a), load_up_to(state + i, n), factor * s);
             store_up_to(state + i, s, n);
             store_up_to(out + i, s, n);
         });

@@ -67,7 +67,7 @@ def _delta(o: p.Delta) -> Fields:
 
 
 def _attention(o: p.Attention) -> Fields:
-    sizes = (o.heads, o.key_heads, o.key_width, o.value_width, o.window or 0)
+    sizes = (o.heads, o.key_heads, o.key_width, o.value_width, o.window or 0, o.latent)
     return Fields((o.q, o.k, o.v, o.out), sizes, (o.scale, o.cap or 0.0), (o.sinks,), (), (o.keys, o.values))
 
 
