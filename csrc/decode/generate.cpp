@@ -8,6 +8,7 @@
 namespace fastiter::decode {
 namespace {
 
+constexpr int64_t kWorkOfAStep = 1 << 12; // operations for small models, besides the weights' and the vocabulary's
 constexpr int64_t kPause = 500'000'000; // ns after which the number of threads is chosen again
 
 void require(bool good, const std::string& what) {
@@ -93,7 +94,7 @@ template <class T> void Stepper<T>::generate_for_a_while(Run& run, Team team) {
         if (team.id == 0) {
             advance(run);
             pauses_ = wall_clock() > end;
-            has_to_stop(team, operations_.bytes + vocabulary());
+            has_to_stop(team, operations_.bytes + kWorkOfAStep + vocabulary());
         }
         wait(*team.barriers, team.size);
         if (pauses_ || __atomic_load_n(&team.stop->is_requested, __ATOMIC_RELAXED)) return;

@@ -371,7 +371,7 @@ CALLS: dict[str, tuple[Callable[[Machine], Any], type, str]] = {
     "seen": (
         generation(seen=np.array([1, 2])),
         ValueError,
-        "generate: seen must be contiguous with shape (2, 1), got (2,)",
+        "generate: seen must be contiguous with shape (2, 2), got (2,)",
     ),
     "pad": (generation(pad=11), ValueError, "generate: pad must be at least 0 and below 11, got 11 at index 0"),
     "vocabulary": (

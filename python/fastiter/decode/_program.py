@@ -256,9 +256,11 @@ class Program:
             _check_shape("generate", "uniform", uniform, (rows, steps))
         stops = np.zeros(0, np.int64) if stops is None else stops
         seen = np.zeros((rows, 0), np.int64) if seen is None else seen
-        for name, x, shape in (("stops", stops, (stops.size,)), ("seen", seen, (rows, seen.size // rows))):
+        for name, x in (("stops", stops), ("seen", seen)):
             check_array("generate", name, x, ("int64",))
-            _check_shape("generate", name, x, shape)
+        stops, seen = np.ascontiguousarray(stops), np.ascontiguousarray(seen)
+        _check_shape("generate", "stops", stops, (stops.size,))
+        _check_shape("generate", "seen", seen, (rows, seen.shape[-1] if seen.ndim else 0))
         options = (temperature, top_k, top_p, min_p, repetition_penalty)
         done = self._program.generate(*places, options, uniform, stops, pad, seen, out)
         return out, done
