@@ -130,3 +130,33 @@ def test_a_cache_of_another_shape_is_refused() -> None:
         ValueError, match=r"conv of layer 0 of the cache must have shape \(3, 40, 3\), got \(2, 40, 3\)"
     ):
         states_of(plan_of(model), cache, 3, torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        *[("Mamba", ""), ("Mamba2", ""), ("Qwen3_5", ""), ("Lfm2", ""), ("GraniteMoeHybrid", "experts")],
+        *[("FalconH1", ""), ("OlmoHybrid", "positions"), ("KimiLinear", ""), ("RecurrentGemma", "")],
+    ],
+)
+def test_prompts_with_padding(name: str, variant: str) -> None:
+    """Rows of a batch have prompts of different lengths, padded at the left: positions and first keys differ."""
+    model, lengths, prompt, steps = make(name, variant), torch.tensor([6, 2, 5]), 6, 3
+    plan, parameters, given = plan_of(model), arrays(model), tokens(3, prompt + steps)
+    firsts = prompt - lengths
+    mask = torch.arange(prompt + steps) >= firsts[:, None]
+    where = (mask.cumsum(1) - 1).clamp(min=0)
+    inputs = inspect.signature(model.forward).parameters
+    with torch.no_grad(), exact(model):
+        cache = new_cache(model.config, 3, torch.float64)
+        for start, stop in ((0, prompt), *((i, i + 1) for i in range(prompt, prompt + steps))):
+            how = {"position_ids": where[:, start:stop]} if "position_ids" in inputs else {}
+            if start == 0 or "position_ids" in inputs:  # models without attention need no mask for single tokens
+                how["attention_mask"] = mask[:, :stop].long()
+            if start:
+                before = {key: x.numpy() for key, x in states_of(plan, cache, 3, torch.float64, model=model).items()}
+                token, position = given[:, start].numpy(), where[:, start].numpy()
+                logits, _ = reference.step(plan, parameters, before, token, position, firsts.numpy())
+            expected = model(given[:, start:stop], cache=cache, use_cache=True, **how).logits[:, -1].numpy()
+            if start:
+                np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-10 * abs(expected).max())
