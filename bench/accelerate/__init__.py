@@ -4,6 +4,7 @@ forward    logits of a sequence, without gradients
 training   logits of a sequence, and the gradients of all parameters
 decode     one more token with a cache, without gradients
 products   forward with accelerate(model, products=True)
+episodes   LSTMs of sb3-contrib and torchrl on batches of episodes, with gradients: bench/accelerate/episodes.py
 never-slower   every kind of model and layer, small, at many sizes, only on request: bench/accelerate/never_slower.py
 
 Models have two layers (hybrid models have a third, an attention layer), 1000 tokens and random weights. Both sides have
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from bench.accelerate import never_slower
+from bench.accelerate.episodes import episodes
 from bench.accelerate.models import (
     FULL,
     MAMBAS,
@@ -35,7 +37,7 @@ from bench.harness.contest import Record, race
 from bench.harness.peers import load
 from bench.harness.session import Options
 
-USUAL = ("forward", "training", "decode", "products")
+USUAL = ("forward", "training", "decode", "products", "episodes")
 NEVER_SLOWER = "never-slower"
 SECTIONS = (*USUAL, NEVER_SLOWER)
 HEADERS = {name: tables.HEADERS["peers"].replace("forward+backward", f"{name:16}") for name in USUAL}
@@ -92,6 +94,7 @@ def main(arguments: argparse.Namespace) -> Record:
     options = session.read_options("accelerate", arguments, SECTIONS)
     sections = {"forward": forward, "training": with_gradients, "decode": decode, "products": products}
     chosen = {name: partial(section, arguments.batch) for name, section in sections.items()}
+    chosen["episodes"] = episodes
     chosen[NEVER_SLOWER] = partial(never_slower.never_slower, arguments)
     headers, rows = HEADERS | {NEVER_SLOWER: never_slower.HEADER}, dict.fromkeys(USUAL, tables.peers_row)
     return session.measure("accelerate", options, chosen, headers, rows | {NEVER_SLOWER: never_slower.row})

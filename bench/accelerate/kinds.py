@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.accelerate.episodes import FEATURES, Batch, by_policy, policy_of
 from bench.accelerate.models import TRAINED, build
 from bench.harness.peers import load
 
@@ -122,6 +123,21 @@ def of_other_packages() -> Iterator[Kind]:
 
         built = partial(backend, mode="train_with_padding", return_last_states=False)
         yield Kind("mlstm_kernels", built, heads, lambda module, inputs: module(*inputs))
+    if load("sb3_contrib") is not None:
+        yield Kind("RecurrentPPO 64", policy, lambda B, T: _normal(B, T, FEATURES), run_policy)
+
+
+def policy() -> nn.Module:
+    torch.manual_seed(0)
+    made: nn.Module = policy_of(Batch(64, 1, 1))
+    return made
+
+
+def run_policy(policy: Any, x: Tensor) -> Tensor:
+    """Return the output of a policy's LSTM for rows that begin with an episode, as in a batch of RecurrentPPO."""
+    starts, states = torch.zeros(x.shape[:2], dtype=torch.bool), x.new_zeros(x.shape[0], 64)
+    starts[:, 0] = x.shape[1] > 1  # single steps are those of rollouts, few of which start an episode
+    return by_policy(policy, starts, x, states, states)
 
 
 def every() -> list[Kind]:

@@ -26,6 +26,7 @@ GOALS = {
     },
     "decode": {"Mamba": {TRANSFORMERS: 4.0}, "Mamba2": {TRANSFORMERS: 4.0}},
     "products": {"Qwen3Next": {TRANSFORMERS: 2.8}},
+    "episodes": {"RecurrentPPO": {"sb3_contrib": 4.0}},
 }
 
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from bench.harness.contest import Absent
 
 PACKAGES = (
-    *("flashrnn", "jax", "mambapy", "pararnn-torch", "transformers"),
+    *("flashrnn", "jax", "mambapy", "pararnn-torch", "sb3-contrib", "torchrl", "transformers"),
     *("apytypes", "brevitas", "fxpmath", "gfloat", "ml_dtypes", "qtorch", "torchao"),
     *(
         "celer",
