@@ -24,9 +24,9 @@ LONGEST_FILE = 420
 FULLEST = 20
 #: Families that use another family: each new pair is a decision, not an accident
 PYTHON_EDGES = {
-    "accelerate": {"delta", "rnn", "scan", "ssm"},
+    "accelerate": {"decode", "delta", "rnn", "scan", "ssm"},
     "bcd": {"fixedpoint"},
-    "decode": {"quant"},
+    "decode": {"accelerate", "quant"},
     "fixedpoint": {"relax"},
     "newton": {"scan", "rnn"},
     "quant": {"rnn"},

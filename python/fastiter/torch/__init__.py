@@ -9,6 +9,7 @@ from .._public import publish
 from .._torch import op as _op  # noqa: F401  (registers all ops, so that exported programs can be loaded)
 
 if TYPE_CHECKING:
+    from ..decode._torch.decoder import Decoder
     from ..delta._torch.functional import delta_scan
     from ..newton._torch.functional import paragru, paralstm, paraslstm
     from ..newton._torch.solve.functional import solve_recurrence
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from ..rnn._torch.functional import elman, gru, lstm, slstm
     from ..rnn._torch.results import RnnResult, RnnStates
     from ..scan._torch.functional import block_scan, linear_scan
-    from . import bcd, compat, distributed, experimental, fixedpoint, mdp, nn, onnx, quant, relax, ssm
+    from . import bcd, compat, decode, distributed, experimental, fixedpoint, mdp, nn, onnx, quant, relax, ssm
     from ._models import Accelerated, Replaced, Restored, accelerate, replace, restore
 
 __all__ = [
     "Accelerated",
+    "Decoder",
     "FlashRNNConfig",
     "RecurrenceSolution",
     "Replaced",
@@ -32,6 +34,7 @@ __all__ = [
     "bcd",
     "block_scan",
     "compat",
+    "decode",
     "delta_scan",
     "distributed",
     "elman",
@@ -61,6 +64,7 @@ publish(
     globals(),
     {
         "Accelerated": "._models",
+        "Decoder": "..decode._torch.decoder",
         "FlashRNNConfig": "..rnn._torch.flashrnn",
         "RecurrenceSolution": "..newton._torch.solve.result",
         "Replaced": "._models",
@@ -71,6 +75,7 @@ publish(
         "bcd": ".bcd",
         "block_scan": "..scan._torch.functional",
         "compat": ".compat",
+        "decode": ".decode",
         "delta_scan": "..delta._torch.functional",
         "distributed": ".distributed",
         "elman": "..rnn._torch.functional",

@@ -5,23 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, overload
 
-from torch import nn
-
-from ..._check import type_name
 from ..._torch.modules.model_report import Model, check_model, finish, text_of
-from ...rnn._torch.nn.torch_layer import plain_class, set_class
-from ...rnn._torch.replace import Restored, replace_layers, restore_layers
-from ...rnn._torch.replace_classes import name_of_ours
-from .classes import (
-    Plan,
-    derived,
-    is_accelerated,
-    original_of,
-    plan_for,
-    reason_against_instance,
-    rebind_hooks,
-)
-from .functions import on_cpu
+from ...decode._torch.accelerated import attach, detach, steps_of
+from ...decode._torch.weights import Weights
+from ...rnn._torch.replace import Restored
+from .apply import undo, use_kernels
 
 __all__ = ["Accelerated", "accelerate", "restore"]
 
@@ -60,14 +48,29 @@ class Accelerated:
 
 @overload
 def accelerate(
-    model: Model, *, products: bool = ..., verbose: bool = ..., return_report: Literal[False] = ...
+    model: Model,
+    *,
+    products: bool = ...,
+    decode: Weights | bool = ...,
+    verbose: bool = ...,
+    return_report: Literal[False] = ...,
 ) -> Model: ...
 @overload
 def accelerate(
-    model: Model, *, products: bool = ..., verbose: bool = ..., return_report: Literal[True]
+    model: Model,
+    *,
+    products: bool = ...,
+    decode: Weights | bool = ...,
+    verbose: bool = ...,
+    return_report: Literal[True],
 ) -> tuple[Model, Accelerated]: ...
 def accelerate(
-    model: Model, *, products: bool = False, verbose: bool = False, return_report: bool = False
+    model: Model,
+    *,
+    products: bool = False,
+    decode: Weights | bool = False,
+    verbose: bool = False,
+    return_report: bool = False,
 ) -> Model | tuple[Model, Accelerated]:
     """Run the recurrences of an existing model on fastiter's kernels, in place, and return the model.
 
@@ -98,6 +101,10 @@ def accelerate(
     products : bool
         Also let every torch.nn.Linear use fastiter's matrix product, for float32, at least 64 rows and 2^24
         multiplications, with gradients 2^26. On AMD's Zen 4 it is 1.05 to 1.3 times as fast.
+    decode : bool, str, Format or mapping
+        Compute steps with a cache, one token for up to 8 sequences without gradients, by a :class:`Decoder`, so that
+        ``model.generate`` runs on it: True with the model's own numbers, a format (or formats by patterns, as there)
+        with rounded weights, which prompts without gradients then use too. The model keeps its weights.
     verbose : bool
         Print the report.
     return_report : bool
@@ -115,9 +122,12 @@ def accelerate(
     ------
     TypeError
         If the model is no Module, or an option no bool.
+    TypeError, ValueError
+        With ``decode``, as for :class:`Decoder`.
 
     See Also
     --------
+    Decoder : One token of a whole model as one compiled call.
     replace : Replaces only torch.nn.LSTM, GRU and RNN.
     restore : Undoes the replacement.
 
@@ -132,47 +142,13 @@ def accelerate(
     restored 0: GRU(5, 8)
     """
     check_model("accelerate", model, products=products, verbose=verbose, return_report=return_report)
-    layers = replace_layers(model)
-    report = Accelerated(left=layers.left)
-    for name, what in layers.replaced.items():
-        report.accelerated[name] = f"{what} by fastiter.torch.{name_of_ours(model.get_submodule(name))}"
-    plans: dict[type[nn.Module], Plan | None] = {}
-    for name, module in model.named_modules():
-        plain = plain_class(module)
-        is_product = products and plain is nn.Linear
-        if is_accelerated(module) or (plain.__module__.startswith(("torch.", "fastiter.")) and not is_product):
-            continue
-        if plain not in plans:
-            plans[plain] = plan_for(plain)
-        plan = plans[plain]
-        if plan is not None:
-            _follow(plan, name, module, report)
+    steps = None if decode is None or decode is False else steps_of(model, decode)
+    report = Accelerated(*use_kernels(model, products))
+    if steps is not None:
+        attach(model, steps)
+        formats = ", ".join(dict.fromkeys(layer.format for layer in steps.decoder.report.layers))
+        report.accelerated[""] = f"{type(model).__name__}, steps with a cache by fastiter.torch.Decoder in {formats}"
     return finish(model, report, verbose, return_report)
-
-
-def _follow(plan: Plan, name: str, module: nn.Module, report: Accelerated) -> None:
-    """Change a module's class to the one of the plan, or report why that is not possible."""
-    plain = plain_class(module)
-    why = plan.why or reason_against_instance(module, plain) or _reason_against_parameters(module)
-    if why is None:
-        try:
-            replacement = derived(plain, plan)
-        except Exception as error:  # whatever its __init_subclass__ or metaclass raises
-            why = f"no class can be derived from {plain.__module__}.{plain.__qualname__}: {error}"
-    if why is not None:
-        report.left[name] = why
-        return
-    set_class(module, replacement)
-    rebind_hooks(module, plain, replacement)
-    functions = ", ".join(f"{theirs} by {ours}" for theirs, ours in plan.swapped.items())
-    report.accelerated[name] = f"{replacement.__name__}{' as a whole' if plan.is_whole else ''}, {functions}"
-
-
-def _reason_against_parameters(module: nn.Module) -> str | None:
-    for name, p in module.named_parameters():
-        if not on_cpu(p):
-            return f"its {name} is on {p.device}"
-    return None
 
 
 @overload
@@ -232,16 +208,8 @@ def restore(
     restored 0: GRU(5, 8)
     """
     check_model("restore", model, built=built, verbose=verbose, return_report=return_report)
-    report = restore_layers(model, built)
-    for name, module in model.named_modules():
-        if not is_accelerated(module):
-            continue
-        plain = plain_class(module)
-        before = original_of(plain)
-        if before is None:
-            report.left[name] = f"its class was changed after accelerate, to {type_name(module)}"
-            continue
-        set_class(module, before)
-        rebind_hooks(module, plain, before)
-        report.restored[name] = before.__name__
+    report = Restored()
+    if detach(model):
+        report.restored[""] = type(model).__name__
+    undo(model, built, report)
     return finish(model, report, verbose, return_report)

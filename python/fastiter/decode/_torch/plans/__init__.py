@@ -38,6 +38,21 @@ PLANS: dict[str, Callable[[Source], Plan]] = {
 }
 
 
+#: Models of which a call with several tokens and a cache continues the sequences in it; that of others starts anew
+CONTINUES = frozenset(
+    {
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3NextForCausalLM",
+        "Mamba2ForCausalLM",
+        "Lfm2ForCausalLM",
+        "GraniteMoeHybridForCausalLM",
+        "FalconH1ForCausalLM",
+        "NemotronHForCausalLM",
+    }
+)
+
+
 def plan_of(model: nn.Module) -> Plan:
     """Return the plan of one step of a model.
 

@@ -1,0 +1,11 @@
+"""Whole recurrent language models, one compiled call per token; see :class:`fastiter.torch.Decoder`."""
+
+from __future__ import annotations
+
+from .._public import publish
+from ..decode._torch.decoder import Decoder
+from ..decode._torch.report import DecoderLayer, DecoderReport
+
+__all__ = ["Decoder", "DecoderLayer", "DecoderReport"]
+
+publish(globals())
