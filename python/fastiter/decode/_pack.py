@@ -115,7 +115,8 @@ def pack(weight: Array, fmt: str, group: int | None = None) -> PackedMatrix:
     weight = check_floats("pack", "weight", weight)
     if weight.ndim != 2:
         raise ValueError(f"pack: weight must have shape (N, K), got {weight.shape}")
-    return pack_rows(lambda first, last: weight[first:last], *weight.shape, fmt, group)
+    N, K = weight.shape
+    return pack_rows(lambda first, last: weight[first:last], N, K, fmt, group)
 
 
 def pack_rows(rows: Rows, N: int, K: int, fmt: str, group: int | None = None) -> PackedMatrix:
@@ -169,8 +170,9 @@ def pack_codes(
     _check_scales(codes, scales, fmt, size)
     if positive("pack_codes", "scale", scale, zero=False) > _FLOAT32_MAX:
         raise ValueError(f"pack_codes: scale must be a float32 number, got {scale}")
-    packed = PackedMatrix(fmt, *codes.shape, size, scale)
-    for first, last in _blocks(*codes.shape):
+    N, K = codes.shape
+    packed = PackedMatrix(fmt, N, K, size, scale)
+    for first, last in _blocks(N, K):
         _put(packed, first, codes[first:last], None if scales is None else scales[first:last])
     return packed
 
@@ -238,8 +240,8 @@ def _encode(x: Array, kind: Kind, group: int, scale: float) -> tuple[Array, Arra
     if kind.scales is None:
         return encode(x, kind.element), None
     if not kind.largest:
-        blocks = encode(x, kind.element, scale=scale if kind.element == "nvfp4" else None)
-        return blocks.codes, blocks.scales
+        codes, scales = encode(x, kind.element, scale=scale if kind.element == "nvfp4" else None)
+        return codes, scales
     K = x.shape[1]
     x = np.pad(x, ((0, 0), (0, -K % group)))
     largest = np.abs(x).reshape(len(x), -1, group).max(-1).astype(np.float64)
