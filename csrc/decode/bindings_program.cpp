@@ -61,7 +61,7 @@ public:
     }
 
     int64_t vocabulary() const { return program_->vocabulary(); }
-    int64_t waits() const { return program_->waits(); }
+    std::vector<int64_t> waits() const { return program_->waits(); }
     int64_t bytes() const { return program_->bytes(); }
 
 private:

@@ -9,7 +9,7 @@ namespace fastiter::decode {
 namespace {
 
 constexpr int64_t kWorkOfAStep = 1 << 12; // operations for small models, besides the weights' and the vocabulary's
-constexpr int64_t kPause = 500'000'000; // ns after which the number of threads is chosen again
+constexpr int64_t kPause = 500'000'000;   // ns after which the number of threads is chosen again
 
 void require(bool good, const std::string& what) {
     if (!good) throw std::invalid_argument("generate: " + what);

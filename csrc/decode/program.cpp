@@ -52,6 +52,8 @@ Stepper<T>::Stepper(PlanSpec plan)
     shared_ = zeros<T>(layout_.shared());
     hidden_ = Block<T>(plan_.rows * operations_.hidden);
     angles_ = Block<T>(plan_.rows * operations_.angles);
+    for (size_t i = 0; i < operations_.items.size(); ++i)
+        if (operations_.items[i].waits) waits_.push_back(int64_t(i));
     step_.items = operations_.items.data();
     step_.count = int64_t(operations_.items.size());
     step_.shared = shared_.data();
@@ -59,11 +61,6 @@ Stepper<T>::Stepper(PlanSpec plan)
     step_.angles = angles_.data();
     step_.own_size = layout_.own();
     step_.scratch_size = scratch_size_;
-}
-
-template <class T> int64_t Stepper<T>::waits() const {
-    return std::count_if(operations_.items.begin(), operations_.items.end(),
-                         [](const Item& item) { return item.waits; });
 }
 
 template <class T>
@@ -132,7 +129,7 @@ template <class T> void Stepper<T>::prepare(const Places& p, const int64_t* toke
 
 // Returns how many threads are worth their start, and reserves the memory that each of them uses alone.
 template <class T> int Stepper<T>::prepare_threads(int threads) {
-    threads = threads_for(operations_.bytes, kWorthAThread + waits() * kWorthAWait, threads);
+    threads = threads_for(operations_.bytes, kWorthAThread + int64_t(waits_.size()) * kWorthAWait, threads);
     if (own_.size() < threads * layout_.own()) own_ = zeros<T>(threads * layout_.own());
     if (scratch_.size() < threads * scratch_size_) scratch_ = Block<T>(threads * scratch_size_);
     step_.own = own_.data();

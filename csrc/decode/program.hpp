@@ -40,9 +40,9 @@ public:
     // Returns the number of steps until the last row has ended. After an interruption, the states are between two
     // steps or incomplete.
     virtual int64_t generate(const Places& places, const Generation& generation) = 0;
-    virtual int64_t vocabulary() const = 0; // numbers of logits per row
-    virtual int64_t waits() const = 0;      // of a step for all threads
-    virtual int64_t bytes() const = 0;      // of weights
+    virtual int64_t vocabulary() const = 0;         // numbers of logits per row
+    virtual std::vector<int64_t> waits() const = 0; // operations before which the threads wait for each other
+    virtual int64_t bytes() const = 0;              // of weights
 };
 
 // Throws std::invalid_argument for a plan that the kernel cannot run.

@@ -16,7 +16,7 @@ public:
     void step(const Places& places, const int64_t* tokens, void* logits) override;
     int64_t generate(const Places& places, const Generation& generation) override;
     int64_t vocabulary() const override { return plan_.buffers[size_t(logits_)].size; }
-    int64_t waits() const override;
+    std::vector<int64_t> waits() const override { return waits_; }
     int64_t bytes() const override { return operations_.bytes; }
 
 private:
@@ -59,6 +59,7 @@ private:
     int64_t logits_ = -1; // index of the buffer
     Step<T> step_;
     int64_t scratch_size_ = 0;
+    std::vector<int64_t> waits_;
     Block<T> shared_, own_, scratch_, hidden_, angles_;
     bool pauses_ = false; // a generation, to be launched again
     std::mutex mutex_;

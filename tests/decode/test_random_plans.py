@@ -204,7 +204,7 @@ def test_random_plans(seed: int) -> None:
     random = Random(seed)
     plan, rows = random.plan(3 + seed % 8), 1 + seed % 3
     machines = [Machine(plan, random.parameters, "float64", rows, STEPS) for _ in range(2)]
-    assert machines[0].program.nbytes > 2**20 + machines[0].program.waits * 2**15  # enough for two threads
+    assert machines[0].program.nbytes > 2**20 + len(machines[0].program.waits) * 2**15  # enough for two threads
     for step in range(STEPS):
         tokens = (np.arange(rows) + step) % TOKENS
         expected, bits = machines[0].specified(tokens), []

@@ -172,8 +172,8 @@ class Program:
         return self._program.vocabulary
 
     @property
-    def waits(self) -> int:
-        """How often the threads wait for each other during a step."""
+    def waits(self) -> list[int]:
+        """The indices of the operations before which the threads wait for each other."""
         return self._program.waits
 
     @property
