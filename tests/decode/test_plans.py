@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastiter.decode._torch.cache import bind, cache_of, is_bound, length_of, ne
 from fastiter.decode._torch.plans import plan_of  # noqa: E402
 from fastiter.decode.plan import Attention  # noqa: E402
 from tests.decode.models import OPTIONS, exact, make, tokens  # noqa: E402
+from tests.support.scripts import run_script  # noqa: E402
 
 STEPS = 20
 EACH = pytest.mark.parametrize(("name", "variant"), OPTIONS, ids=lambda x: x)
@@ -160,3 +162,8 @@ def test_prompts_with_padding(name: str, variant: str) -> None:
             expected = model(given[:, start:stop], cache=cache, use_cache=True, **how).logits[:, -1].numpy()
             if start:
                 np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-10 * abs(expected).max())
+
+
+@pytest.mark.skipif(not list(metadata.distributions(name="xlstm")), reason="xlstm is not installed")
+def test_modules_of_the_package_xlstm() -> None:
+    run_script("tests.decode.xlstm_package")

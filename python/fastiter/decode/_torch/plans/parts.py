@@ -61,7 +61,7 @@ class Frame(NamedTuple):
 
     body: tuple[str, str] = ("model", "Model")
     embedding: str = "embed_tokens"
-    norm: tuple[str, str] = ("norm", "RMSNorm")
+    norm: tuple[str, ...] = ("norm", "RMSNorm")
     offset: float = 0.0
     keeps_embedding: bool = False
     layers: str = "layers"

@@ -25,7 +25,7 @@ def xlstm(source: Source) -> Plan:
         names = "proj_up_gate", "proj_up", "proj_down"
         gated(b, ffn, names, ffn.activation("act_fn"), hidden.x, hidden.stream)
 
-    frame = Frame(("backbone", "xLSTMModel"), "embeddings", ("out_norm", _NORMS[0]), layers="blocks")
+    frame = Frame(("backbone", "xLSTMModel"), "embeddings", ("out_norm", *_NORMS), layers="blocks")
     return model_plan(source, frame, "xLSTMBlock", layer, cap=config.output_logit_soft_cap)
 
 
