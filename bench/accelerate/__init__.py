@@ -17,8 +17,7 @@ import argparse
 from collections.abc import Iterator
 from functools import partial
 
-from bench.accelerate import never_slower
-from bench.accelerate.episodes import episodes
+from bench.accelerate import episodes, never_slower
 from bench.accelerate.models import (
     FULL,
     MAMBAS,
@@ -94,7 +93,7 @@ def main(arguments: argparse.Namespace) -> Record:
     options = session.read_options("accelerate", arguments, SECTIONS)
     sections = {"forward": forward, "training": with_gradients, "decode": decode, "products": products}
     chosen = {name: partial(section, arguments.batch) for name, section in sections.items()}
-    chosen["episodes"] = episodes
+    chosen["episodes"] = episodes.batches
     chosen[NEVER_SLOWER] = partial(never_slower.never_slower, arguments)
     headers, rows = HEADERS | {NEVER_SLOWER: never_slower.HEADER}, dict.fromkeys(USUAL, tables.peers_row)
     return session.measure("accelerate", options, chosen, headers, rows | {NEVER_SLOWER: never_slower.row})

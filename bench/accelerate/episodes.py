@@ -104,7 +104,7 @@ def work_of(name: str, batch: Batch) -> tuple[Work, Callable[..., Tensor]]:
     return work, partial(run, before, starts)
 
 
-def episodes(options: Options) -> Iterator[Record]:
+def batches(options: Options) -> Iterator[Record]:
     for name, batch in (QUICK if options.quick else FULL).items():
         package = PACKAGES[name]
         if load(package) is None:

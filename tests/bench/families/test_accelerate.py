@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytest.importorskip("transformers")
 
 from bench import __main__ as command  # noqa: E402
 from bench import accelerate as bench_accelerate  # noqa: E402
-from bench.accelerate import kinds, models, never_slower, table  # noqa: E402
+from bench.accelerate import episodes, kinds, models, never_slower, table  # noqa: E402
 from bench.harness import contest, gate  # noqa: E402
 
 SMALL = models.Size(32, 12)
@@ -34,6 +35,15 @@ def test_ours_and_all_peers_compute_the_same(task: str, name: str) -> None:
         contest.reason_against(peer, work) for peer in models.peers_of(work) if isinstance(peer, contest.Entrant)
     ]
     assert reasons == [None] * len(reasons) and reasons
+
+
+@pytest.mark.parametrize("name", episodes.QUICK)
+def test_lstms_on_episodes_compute_the_same(name: str) -> None:
+    package = episodes.PACKAGES[name]
+    pytest.importorskip(package)
+    work, theirs = episodes.work_of(name, episodes.QUICK[name])
+    assert work.check() < 1e-4
+    assert contest.reason_against(contest.torch_entrant(package, theirs, work), work) is None
 
 
 @pytest.mark.parametrize("name", bench_accelerate.DECODED)
@@ -67,7 +77,8 @@ def test_a_run_is_written_and_reported(
     arguments.command, arguments.out = "accelerate", tmp_path / "x.json"
     command.measure(arguments)
     results = json.loads((tmp_path / "x.json").read_text())
-    assert [len(results[name]) for name in bench_accelerate.USUAL] == [2, 2, 2, 4]
+    installed = sum(find_spec(package) is not None for package in episodes.PACKAGES.values())
+    assert [len(results[name]) for name in bench_accelerate.USUAL] == [2, 2, 2, 4, installed]
     assert bench_accelerate.NEVER_SLOWER not in results  # it takes minutes, and runs only on request
     assert all(models.TRANSFORMERS in record["peers"] for record in results["training"])
     capsys.readouterr()
