@@ -44,7 +44,7 @@ struct Mxfp8 : Bytes, ScaledByPower<8> {
 };
 
 struct Int4 : Nibbles, ScaledByF16 {
-    static FASTITER_INLINE vec<float> weight(words line, int j) { return look_up(kInt4Values, line, j); }
+    static FASTITER_INLINE vec<float> weight(words line, int j) { return int4(line, j); }
 };
 
 struct Nf4 : Nibbles, ScaledByF16 {
