@@ -1,5 +1,7 @@
 #include "decode/layout.hpp"
 #include <algorithm>
+#include <map>
+#include <tuple>
 
 namespace fastiter::decode {
 namespace {
@@ -12,16 +14,72 @@ bool is_small(const Description& o) {
     return o.kind == Kind::norm && o.slots.size() > 1 && !o.integers.empty() && o.integers[0] == o.slots[1].size;
 }
 
+// The slot "out" of an operation; null if there is none inside a buffer, which is refused when the operation is read
+const Slot* out_of(const Description& o, const PlanSpec& plan) {
+    const size_t place = size_t(place_of_out(o.kind));
+    if (o.slots.size() <= place) return nullptr;
+    const Slot& out = o.slots[place];
+    if (out.buffer < 0 || out.buffer >= int64_t(plan.buffers.size()) || out.start < 0) return nullptr;
+    return out.start + out.size <= plan.buffers[size_t(out.buffer)].size ? &out : nullptr;
+}
+
+bool adds(const Description& o) {
+    return (o.kind == Kind::linear || o.kind == Kind::experts) && o.integers.size() > 1 && o.integers[1] != 0;
+}
+
+bool overlap(const Slot& a, const Slot& b) {
+    return a.buffer == b.buffer && a.start < b.start + b.size && b.start < a.start + a.size;
+}
+bool is_inside(const Slot& a, const Slot& b) {
+    return a.buffer == b.buffer && a.start >= b.start && a.start + a.size <= b.start + b.size;
+}
+
+// The slots of later operations that read the output of operation `index`, until it is written again. Empty if one of
+// them reads other numbers too, or if a later operation writes only some of the numbers.
+std::vector<Slot*> readers_of(PlanSpec& plan, size_t index, const Slot& out) {
+    std::vector<Slot*> readers;
+    for (const Slot& s : plan.operations[index].slots)
+        if (overlap(s, out) && !is_inside(out, s)) return {};
+    for (size_t i = index + 1; i < plan.operations.size(); ++i) {
+        Description& o = plan.operations[i];
+        const Slot* const written = out_of(o, plan);
+        for (Slot& s : o.slots) {
+            if (&s == written || !overlap(s, out)) continue;
+            if (!is_inside(s, out)) return {};
+            readers.push_back(&s);
+        }
+        if (!written || !overlap(*written, out)) continue;
+        if (adds(o) || !is_inside(out, *written)) return {};
+        break;
+    }
+    return readers;
+}
+
 } // namespace
+
+PlanSpec with_own_outputs(PlanSpec plan) {
+    std::map<std::tuple<int64_t, int64_t, int64_t>, int64_t> own; // buffers, by the slots whose place they take
+    for (size_t i = 0; i < plan.operations.size(); ++i) {
+        Description& o = plan.operations[i];
+        if (!is_small(o) || !out_of(o, plan)) continue;
+        const Slot out = *out_of(o, plan);
+        const std::vector<Slot*> readers = readers_of(plan, i, out);
+        if (readers.empty()) continue;
+        const auto [at, is_new] = own.try_emplace({out.buffer, out.start, out.size}, int64_t(plan.buffers.size()));
+        if (is_new) plan.buffers.push_back({plan.buffers[size_t(out.buffer)].name + ", of every thread", out.size});
+        for (Slot* s : readers) *s = {at->second, s->start - out.start, s->size};
+        o.slots[size_t(place_of_out(o.kind))] = {at->second, 0, out.size};
+    }
+    return plan;
+}
 
 Layout::Layout(const PlanSpec& plan) : places_(plan.buffers.size()) {
     std::vector<bool> is_written(places_.size(), false), by_large(places_.size(), false);
     for (const Description& o : plan.operations) {
-        if (o.slots.size() <= size_t(place_of_out(o.kind))) continue; // refused when the operation is read
-        const int64_t buffer = o.slots[size_t(place_of_out(o.kind))].buffer;
-        if (buffer < 0 || buffer >= int64_t(places_.size())) continue; // so is this
-        is_written[size_t(buffer)] = true;
-        if (!is_small(o)) by_large[size_t(buffer)] = true;
+        const Slot* const out = out_of(o, plan);
+        if (!out) continue;
+        is_written[size_t(out->buffer)] = true;
+        if (!is_small(o)) by_large[size_t(out->buffer)] = true;
     }
     for (size_t i = 0; i < places_.size(); ++i) {
         Place& p = places_[i];

@@ -5,6 +5,10 @@
 
 namespace fastiter::decode {
 
+// The plan with buffers of their own for the outputs of small operations in buffers that others write too, as far as the
+// next write: every thread can then compute them for itself.
+PlanSpec with_own_outputs(PlanSpec plan);
+
 class Layout {
 public:
     explicit Layout(const PlanSpec& plan);

@@ -38,7 +38,8 @@ template <class T> Block<T> zeros(int64_t count) {
 
 template <class T>
 Stepper<T>::Stepper(PlanSpec plan)
-    : plan_(checked(std::move(plan))), layout_(plan_), operations_(read_operations<T>(plan_, layout_)) {
+    : plan_(with_own_outputs(checked(std::move(plan)))), layout_(plan_),
+      operations_(read_operations<T>(plan_, layout_)) {
     for (size_t i = 0; i < plan_.buffers.size(); ++i)
         if (plan_.buffers[i].name == "logits") logits_ = int64_t(i);
     const Description& last = plan_.operations.back();
