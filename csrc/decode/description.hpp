@@ -54,4 +54,20 @@ struct PlanSpec {
     std::vector<Description> operations;
 };
 
+// The slot "out" of an operation; null if there is none inside a buffer, which is refused when the operation is read
+inline const Slot* out_of(const Description& o, const PlanSpec& plan) {
+    const size_t place = size_t(place_of_out(o.kind));
+    if (o.slots.size() <= place) return nullptr;
+    const Slot& out = o.slots[place];
+    if (out.buffer < 0 || out.buffer >= int64_t(plan.buffers.size()) || out.start < 0) return nullptr;
+    return out.start + out.size <= plan.buffers[size_t(out.buffer)].size ? &out : nullptr;
+}
+
+inline bool overlap(const Slot& a, const Slot& b) {
+    return a.buffer == b.buffer && a.start < b.start + b.size && b.start < a.start + a.size;
+}
+inline bool is_inside(const Slot& a, const Slot& b) {
+    return a.buffer == b.buffer && a.start >= b.start && a.start + a.size <= b.start + b.size;
+}
+
 } // namespace fastiter::decode

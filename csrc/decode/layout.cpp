@@ -14,24 +14,8 @@ bool is_small(const Description& o) {
     return o.kind == Kind::norm && o.slots.size() > 1 && !o.integers.empty() && o.integers[0] == o.slots[1].size;
 }
 
-// The slot "out" of an operation; null if there is none inside a buffer, which is refused when the operation is read
-const Slot* out_of(const Description& o, const PlanSpec& plan) {
-    const size_t place = size_t(place_of_out(o.kind));
-    if (o.slots.size() <= place) return nullptr;
-    const Slot& out = o.slots[place];
-    if (out.buffer < 0 || out.buffer >= int64_t(plan.buffers.size()) || out.start < 0) return nullptr;
-    return out.start + out.size <= plan.buffers[size_t(out.buffer)].size ? &out : nullptr;
-}
-
 bool adds(const Description& o) {
     return (o.kind == Kind::linear || o.kind == Kind::experts) && o.integers.size() > 1 && o.integers[1] != 0;
-}
-
-bool overlap(const Slot& a, const Slot& b) {
-    return a.buffer == b.buffer && a.start < b.start + b.size && b.start < a.start + a.size;
-}
-bool is_inside(const Slot& a, const Slot& b) {
-    return a.buffer == b.buffer && a.start >= b.start && a.start + a.size <= b.start + b.size;
 }
 
 // The slots of later operations that read the output of operation `index`, until it is written again. Empty if one of

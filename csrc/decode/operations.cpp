@@ -17,6 +17,23 @@ template <class T> void read_embed(Fields<T>& f) {
     f.finish(o);
 }
 
+// Whether the threads divide a slot of an operation in tiles
+bool is_in_tiles(const Description& o, size_t slot) {
+    switch (o.kind) {
+    case Kind::conv:
+    case Kind::gate:
+    case Kind::activate:
+    case Kind::decay:
+    case Kind::add:
+    case Kind::lru:
+        return true;
+    case Kind::selective:
+        return slot < 2; // u and dt
+    default:
+        return false;
+    }
+}
+
 // Where later operations divide the outputs of a product, until they are written again: a thread that computes its share
 // of each of their parts need not wait for the others.
 template <class T> std::vector<int64_t> cuts_of(const Fields<T>& f) {
@@ -24,18 +41,14 @@ template <class T> std::vector<int64_t> cuts_of(const Fields<T>& f) {
     std::vector<int64_t> cuts;
     const std::vector<Description>& all = f.plan().operations;
     for (size_t i = f.index() + 1; i < all.size(); ++i) {
-        for (const Slot& s : all[i].slots) {
-            const bool is_inside =
-                s.buffer == out.buffer && s.start >= out.start && s.start + s.size <= out.start + out.size;
+        for (size_t k = 0; k < all[i].slots.size(); ++k) {
+            const Slot& s = all[i].slots[k];
+            if (!is_in_tiles(all[i], k) || !is_inside(s, out)) continue;
             for (int64_t cut : {s.start - out.start, s.start + s.size - out.start})
-                if (is_inside && cut > 0 && cut < out.size && cut % kTile == 0) cuts.push_back(cut);
+                if (cut > 0 && cut < out.size && cut % kTile == 0) cuts.push_back(cut);
         }
-        const size_t place = size_t(place_of_out(all[i].kind));
-        if (all[i].slots.size() <= place) break; // refused when it is read
-        const Slot& written = all[i].slots[place];
-        if (written.buffer == out.buffer && written.start < out.start + out.size &&
-            out.start < written.start + written.size)
-            break;
+        const Slot* const written = out_of(all[i], f.plan());
+        if (written && overlap(*written, out)) break;
     }
     std::sort(cuts.begin(), cuts.end());
     cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());

@@ -171,8 +171,7 @@ template <class T> struct Attention {
     Part q, k, v, out;
     StateRef keys, values;
     int64_t heads = 0, key_heads = 0, key_width = 0, value_width = 0;
-    int64_t rest =
-        0; // of latent keys: the last numbers of a key, which `values` holds; `keys` has the others, the value
+    int64_t rest = 0;     // of latent keys: their last numbers, which `values` holds; `keys` has the others, the value
     T scale = 1, cap = 0; // cap 0: none
     int64_t window = 0;   // 0: none
     const T* sinks = nullptr;
