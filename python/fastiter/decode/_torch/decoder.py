@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..._check import check_flag, count, type_name
 from ...accelerate._torch.apply import undo, use_kernels
+from .._pack import PackedMatrix
 from .._program import Program
-from ..plan import Plan
+from ..plan import Matrix, Plan
 from .cache import bind, cache_of, new_cache, states_of
 from .generate import Options, generate
 from .plans import CONTINUES, plan_of
@@ -98,21 +99,27 @@ class Decoder:
         check_flag("Decoder", "keep", keep)
         self._threads = 0 if threads is None else count("Decoder", "threads", threads, 1)
         check_decodable("Decoder", model)
-        self._model: Any = shared_copy(model)
-        undo(self._model)
-        self.plan: Plan = plan_of(self._model)
-        self.config: Any = model.config
-        parameters = dict(self._model.named_parameters())
-        is_double = next(iter(parameters.values())).dtype == torch.float64
-        self._dtype = torch.float64 if is_double else torch.float32
-        matrices = pack_all(parameters, choose(self.plan, parameters, weights, head, group))
-        self.report: DecoderReport = report_of(self.plan, matrices, 8 if is_double else 4)
-        self._program = Program(self.plan, matrices, "float64" if is_double else "float32")
-        use_packed(self._model, packed_parts(self._model, matrices, self._dtype))
-        own_tensors(self._model, self._dtype)
+        copied = shared_copy(model)
+        undo(copied)
+        plan = plan_of(copied)
+        parameters = dict(copied.named_parameters())
+        matrices = pack_all(parameters, choose(plan, parameters, weights, head, group))
+        self._build(copied, plan, matrices)
         if not keep:
             use_packed(model, packed_parts(model, matrices, None))
-        use_kernels(self._model)
+
+    def _build(self, model: Any, plan: Plan, matrices: Mapping[Matrix, PackedMatrix]) -> None:
+        """Set what all sequences share; ``model`` becomes the one that reads prompts."""
+        is_double = any(packed.format == "f64" for packed in matrices.values())
+        self._dtype = torch.float64 if is_double else torch.float32
+        self.config: Any = model.config
+        self.plan: Plan = plan
+        self.report: DecoderReport = report_of(plan, matrices, 8 if is_double else 4)
+        self._program = Program(plan, matrices, "float64" if is_double else "float32")
+        use_packed(model, packed_parts(model, matrices, self._dtype))
+        own_tensors(model, self._dtype)
+        use_kernels(model)
+        self._model: Any = model
         self._sequences: Sequences | None = None
 
     # ---- Reading ----------------------------------------------------------------------------------------------------
