@@ -60,6 +60,7 @@ public:
         return program_->generate(places, g);
     }
 
+    void set_threads(int threads) { program_->set_threads(threads); }
     int64_t vocabulary() const { return program_->vocabulary(); }
     std::vector<int64_t> waits() const { return program_->waits(); }
     int64_t bytes() const { return program_->bytes(); }
@@ -116,6 +117,7 @@ void bind_program(py::module_& m) {
         .def(py::init<int, int64_t, const py::list&, const py::list&, const py::list&>())
         .def("step", &Holder::step)
         .def("generate", &Holder::generate)
+        .def("set_threads", &Holder::set_threads)
         .def_property_readonly("vocabulary", &Holder::vocabulary)
         .def_property_readonly("waits", &Holder::waits)
         .def_property_readonly("nbytes", &Holder::bytes);

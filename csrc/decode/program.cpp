@@ -130,7 +130,10 @@ template <class T> void Stepper<T>::prepare(const Places& p, const int64_t* toke
 
 // Returns how many threads are worth their start, and reserves the memory that each of them uses alone.
 template <class T> int Stepper<T>::prepare_threads(int threads) {
-    threads = threads_for(operations_.bytes, kWorthAThread + int64_t(waits_.size()) * kWorthAWait, threads);
+    if (threads_ > 0)
+        threads = threads_;
+    else
+        threads = threads_for(operations_.bytes, kWorthAThread + int64_t(waits_.size()) * kWorthAWait, threads);
     if (own_.size() < threads * layout_.own()) own_ = zeros<T>(threads * layout_.own());
     if (scratch_.size() < threads * scratch_size_) scratch_ = Block<T>(threads * scratch_size_);
     step_.own = own_.data();

@@ -40,6 +40,9 @@ public:
     // Returns the number of steps until the last row has ended. After an interruption, the states are between two
     // steps or incomplete.
     virtual int64_t generate(const Places& places, const Generation& generation) = 0;
+    // Uses this number of threads, whatever the machine's load; 0, the default: the usual number, or fewer where a
+    // thread would have too little work
+    virtual void set_threads(int threads) = 0;
     virtual int64_t vocabulary() const = 0;         // numbers of logits per row
     virtual std::vector<int64_t> waits() const = 0; // operations before which the threads wait for each other
     virtual int64_t bytes() const = 0;              // of weights

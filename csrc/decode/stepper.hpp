@@ -15,6 +15,7 @@ public:
 
     void step(const Places& places, const int64_t* tokens, void* logits) override;
     int64_t generate(const Places& places, const Generation& generation) override;
+    void set_threads(int threads) override { threads_ = threads; }
     int64_t vocabulary() const override { return plan_.buffers[size_t(logits_)].size; }
     std::vector<int64_t> waits() const override { return waits_; }
     int64_t bytes() const override { return operations_.bytes; }
@@ -60,6 +61,7 @@ private:
     Step<T> step_;
     int64_t scratch_size_ = 0;
     std::vector<int64_t> waits_;
+    int threads_ = 0; // as set; 0: the usual number
     Block<T> shared_, own_, scratch_, hidden_, angles_;
     bool pauses_ = false; // a generation, to be launched again
     std::mutex mutex_;

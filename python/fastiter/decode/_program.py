@@ -129,6 +129,8 @@ class Program:
         "float32" or "float64": of activations, vectors and states.
     rows
         The largest number of sequences, at most 8.
+    threads
+        Threads of a step; 0 for the usual number, or fewer where a thread would have too little work.
 
     Notes
     -----
@@ -136,7 +138,14 @@ class Program:
     ``dtype``, in the order of ``plan.states``. Keys and values have shape (rows, heads, capacity, width).
     """
 
-    def __init__(self, plan: p.Plan, matrices: Mapping[p.Matrix, _core.decode.PackedMatrix], dtype: str, rows: int = 8):
+    def __init__(
+        self,
+        plan: p.Plan,
+        matrices: Mapping[p.Matrix, _core.decode.PackedMatrix],
+        dtype: str,
+        rows: int = 8,
+        threads: int = 0,
+    ) -> None:
         self.plan = plan
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
@@ -148,6 +157,7 @@ class Program:
         steps = [self._described(step) for step in plan.steps]
         bits = 8 * self.dtype.itemsize
         self._program = _core.decode.Program(bits, rows, list(plan.buffers.items()), states, steps)
+        self._program.set_threads(threads)
 
     def _described(self, step: p.Operation) -> tuple[Any, ...]:
         kind = KINDS.index(type(step))

@@ -97,7 +97,7 @@ class Decoder:
         threads: int | None = None,
     ) -> None:
         check_flag("Decoder", "keep", keep)
-        self._threads = 0 if threads is None else count("Decoder", "threads", threads, 1)
+        self._threads = 0 if threads is None else count("Decoder", "threads", threads, 1, 256)
         check_decodable("Decoder", model)
         copied = shared_copy(model)
         undo(copied)
@@ -115,7 +115,7 @@ class Decoder:
         self.config: Any = model.config
         self.plan: Plan = plan
         self.report: DecoderReport = report_of(plan, matrices, 8 if is_double else 4)
-        self._program = Program(plan, matrices, "float64" if is_double else "float32")
+        self._program = Program(plan, matrices, "float64" if is_double else "float32", threads=self._threads)
         use_packed(model, packed_parts(model, matrices, self._dtype))
         own_tensors(model, self._dtype)
         use_kernels(model)

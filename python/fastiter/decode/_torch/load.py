@@ -75,7 +75,7 @@ def load(
     torch.Size([1, 50])
     """
     decoder = object.__new__(Decoder)
-    decoder._threads = 0 if threads is None else count("load", "threads", threads, 1)
+    decoder._threads = 0 if threads is None else count("load", "threads", threads, 1, 256)
     model = _skeleton(path)
     files = Files(path, model)
     _fill(model, files)
