@@ -36,21 +36,38 @@ template <class T> struct Keys {
     int64_t width, of_query;
 };
 
+// products[s lanes + i] = the vectors whose sums are q_s k_i, for `COUNT` queries from g on and `KEYS` keys
+template <class T, int COUNT, int KEYS>
+FASTITER_INLINE void multiply_some(const T* q, int64_t q_row, const T* const (&k)[KEYS], int64_t width,
+                                   vec<T>* products) {
+    vec<T> sum[COUNT][KEYS] = {};
+    auto add = [&](int64_t d, auto read) __attribute__((always_inline)) {
+        vec<T> x[KEYS];
+#pragma GCC unroll 4
+        for (int i = 0; i < KEYS; ++i) x[i] = read(k[i] + d);
+#pragma GCC unroll 4
+        for (int s = 0; s < COUNT; ++s) {
+            const vec<T> y = load(q + s * q_row + d);
+#pragma GCC unroll 4
+            for (int i = 0; i < KEYS; ++i) sum[s][i] = fma(x[i], y, sum[s][i]);
+        }
+    };
+    int64_t d = 0;
+    for (; d + lanes<T> <= width; d += lanes<T>) add(d, [](const T* p) { return load(p); });
+    if (d < width) add(d, [&](const T* p) { return load_first(p, int(width - d)); });
+    for (int s = 0; s < COUNT; ++s)
+        for (int i = 0; i < KEYS; ++i) products[s * lanes<T> + i] = sum[s][i];
+}
+
 // scores[g][j] = q_g k_j for `COUNT` queries from g on, and up to a vector of keys; or is increased by it
 template <class T, int COUNT, bool ADDS>
 FASTITER_INLINE void multiply_keys(const Queries<T>& a, int64_t g, Keys<T> keys, int64_t j, int64_t count) {
-    constexpr int W = lanes<T>;
+    constexpr int W = lanes<T>, KEYS = COUNT <= 2 && W >= 4 ? 4 : 2; // that share the loads of queries
     vec<T> products[COUNT][W];
-    for (int64_t i = 0; i < W; ++i) {
-        const T* const k = keys.data + (j + min_of(i, count - 1)) * keys.width;
-        vec<T> sum[COUNT] = {};
-        for_vectors<T>({0, keys.width}, [&](int64_t d, int64_t n) {
-            const vec<T> x = load_up_to(k + d, n);
-#pragma GCC unroll 4
-            for (int s = 0; s < COUNT; ++s)
-                sum[s] = fma(x, load(a.q + (g + s) * a.key_row + keys.of_query + d), sum[s]);
-        });
-        for (int s = 0; s < COUNT; ++s) products[s][i] = sum[s];
+    for (int64_t i = 0; i < W; i += KEYS) {
+        const T* k[KEYS];
+        for (int n = 0; n < KEYS; ++n) k[n] = keys.data + (j + min_of(i + n, count - 1)) * keys.width;
+        multiply_some<T, COUNT, KEYS>(a.q + g * a.key_row + keys.of_query, a.key_row, k, keys.width, &products[0][i]);
     }
     for (int s = 0; s < COUNT; ++s) {
         T* const scores = a.scores + (g + s) * kKeysTogether + j;
@@ -80,19 +97,38 @@ template <class T> void weigh(const Queries<T>& a, int64_t g, T cap, int64_t cou
         for_vectors<T>({0, a.value_row}, [&](int64_t d, int64_t) { store(sums + d, load(sums + d) * factor); });
 }
 
-// sums[g] += sum over j of scores[g][j] v_j
+// Vectors of values that are added together: their sums, one per query, are independent and fill the pipelines.
+template <int COUNT> constexpr int kValues = (kVectorBytes == 64 ? 16 : 8) / (COUNT == 3 ? 4 : COUNT == 1 ? 2 : COUNT);
+
+// sums[g] += sum over j of scores[g][j] v_j, for `COUNT` queries from g on and `VECTORS` vectors of the values; only the
+// last one may be shorter.
+template <class T, int COUNT, int VECTORS>
+FASTITER_INLINE void add_vectors(const Queries<T>& a, int64_t g, const T* values, int64_t width, int64_t d,
+                                 int64_t count) {
+    constexpr int W = lanes<T>;
+    const int64_t last = min_of(W, width - d - (VECTORS - 1) * W);
+    vec<T> sum[COUNT][VECTORS];
+    for (int s = 0; s < COUNT; ++s)
+        for (int v = 0; v < VECTORS; ++v) sum[s][v] = load(a.sums + (g + s) * a.value_row + d + v * W);
+    for (int64_t j = 0; j < count; ++j) {
+        const T* const value = values + j * width + d;
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) {
+            const vec<T> x = v + 1 < VECTORS ? load(value + v * W) : load_up_to(value + v * W, last);
+#pragma GCC unroll 4
+            for (int s = 0; s < COUNT; ++s) sum[s][v] = fma(x, a.scores[(g + s) * kKeysTogether + j], sum[s][v]);
+        }
+    }
+    for (int s = 0; s < COUNT; ++s)
+        for (int v = 0; v < VECTORS; ++v) store(a.sums + (g + s) * a.value_row + d + v * W, sum[s][v]);
+}
+
 template <class T, int COUNT>
 FASTITER_INLINE void add_values(const Queries<T>& a, int64_t g, const T* values, int64_t width, int64_t count) {
-    for_vectors<T>({0, width}, [&](int64_t d, int64_t n) {
-        vec<T> sum[COUNT];
-        for (int s = 0; s < COUNT; ++s) sum[s] = load(a.sums + (g + s) * a.value_row + d);
-        for (int64_t j = 0; j < count; ++j) {
-            const vec<T> v = load_up_to(values + j * width + d, n);
-#pragma GCC unroll 4
-            for (int s = 0; s < COUNT; ++s) sum[s] = fma(v, a.scores[(g + s) * kKeysTogether + j], sum[s]);
-        }
-        for (int s = 0; s < COUNT; ++s) store(a.sums + (g + s) * a.value_row + d, sum[s]);
-    });
+    constexpr int kMost = kValues<COUNT>;
+    for (int64_t d = 0; d < width; d += kMost * lanes<T>)
+        with_count<kMost>(int(min_of(kMost, ceil_div(width - d, lanes<T>))),
+                          [&]<int VECTORS>() { add_vectors<T, COUNT, VECTORS>(a, g, values, width, d, count); });
 }
 
 template <class T> void copy(const T* from, int64_t count, T factor, T* to) {
