@@ -14,6 +14,7 @@ from bench.harness.contest import Absent
 
 PACKAGES = (
     *("flashrnn", "jax", "mambapy", "pararnn-torch", "sb3-contrib", "torchrl", "transformers"),
+    *("gguf", "llama-cpp-py-sync"),
     *("apytypes", "brevitas", "fxpmath", "gfloat", "ml_dtypes", "qtorch", "torchao"),
     *(
         "celer",

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -34,11 +35,19 @@ class Competitor:
     often: bool = False  # much shorter than the others: gets a turn between any two of them
 
 
+class Spent(NamedTuple):
+    """Seconds of a batch, and the CPU time of all threads of this process, which other processes hardly change."""
+
+    seconds: float
+    cpu: float
+
+
 @dataclass
 class Timing:
-    """Seconds per call, one number per batch."""
+    """Seconds and CPU time per call, one number per batch."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     calls: int = 0
 
     @property
@@ -49,8 +58,9 @@ class Timing:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    def add(self, seconds: float, calls: int) -> None:
-        self.seconds.append(seconds / calls)
+    def add(self, spent: Spent, calls: int) -> None:
+        self.seconds.append(spent.seconds / calls)
+        self.cpu.append(spent.cpu / calls)
         self.calls += calls
 
 
@@ -85,28 +95,28 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def time_batch(call: Callable[[], object], count: int, stir: Callable[[], object] | None = None) -> float:
-    """Seconds of `count` calls, excluding the time of `stir` before each of them."""
-    total = 0.0
+def time_batch(call: Callable[[], object], count: int, stir: Callable[[], object] | None = None) -> Spent:
+    """Time `count` calls; the seconds exclude those of `stir` before each of them."""
+    total, cpu = 0.0, time.process_time()
     for _ in range(count):
         if stir is not None:
             stir()
         started = time.perf_counter()
         call()
         total += time.perf_counter() - started
-    return total
+    return Spent(total, time.process_time() - cpu)
 
 
 def warm_up(competitor: Competitor, stir: Callable[[], object] | None) -> tuple[float, Timing]:
     """A first estimate of the time of one call, and a timing that already includes it if the call is long."""
     use_threads(competitor.threads)
     timing = Timing()
-    estimate = time_batch(competitor.call, 1, stir)
-    if estimate > WARM_BY_ITSELF:
-        timing.add(estimate, 1)
+    spent = time_batch(competitor.call, 1, stir)
+    if spent.seconds > WARM_BY_ITSELF:
+        timing.add(spent, 1)
     else:
-        estimate = min(time_batch(competitor.call, 1, stir) for _ in range(3))
-    return estimate, timing
+        spent = min(time_batch(competitor.call, 1, stir) for _ in range(3))
+    return spent.seconds, timing
 
 
 def drop_slow_variants(competitors: Sequence[Competitor], estimates: dict[str, float]) -> list[Competitor]:
