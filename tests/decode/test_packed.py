@@ -125,6 +125,15 @@ def test_any_layout_of_the_inputs(fmt: str) -> None:
     assert packed.product(x[:0]).shape == (0, 5, 20)
 
 
+@pytest.mark.parametrize("fmt", [fmt for fmt in KINDS if fmt != "f64"])
+def test_weights_in_other_dtypes(fmt: str) -> None:
+    w = weights((20, 40), fmt)
+    dtypes = [np.float16, pytest.importorskip("ml_dtypes").bfloat16]
+    for short in (w.astype(dtype) for dtype in dtypes):
+        np.testing.assert_array_equal(pack(short, fmt).unpack(), pack(short.astype(np.float32), fmt).unpack())
+    assert pack(w.astype(np.float64), fmt).unpack().dtype == np.float32
+
+
 @pytest.mark.parametrize("fmt", KINDS)
 def test_blocks_of_rows_give_the_same_matrix(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     w = weights((50, 40), fmt)
@@ -188,6 +197,7 @@ PACK = [
     Wrong("one axis", {"weight": W[0]}, VALUE, "weight", r"\(16,\)"),
     Wrong("NaN", {"weight": np.where(np.arange(16) == 3, np.nan, W)}, VALUE, "weight", "nan in rows 0 to 3"),
     Wrong("infinite", {"weight": np.full((4, 16), np.inf)}, VALUE, "weight", "inf"),
+    Wrong("infinite float16", {"weight": np.full((4, 16), np.inf, np.float16)}, VALUE, "weight", "inf"),
     Wrong("beyond float32", {"weight": W.astype(float) * 1e39}, VALUE, "weight", "e[+]39"),
     Wrong("beyond bfloat16", {"weight": W * np.float32(3.4e38), "fmt": "bf16"}, VALUE, "weight", "3.4"),
     Wrong("no format", {"fmt": "int3"}, VALUE, "fmt", "'int3'"),

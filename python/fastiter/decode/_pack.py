@@ -28,7 +28,7 @@ Array: TypeAlias = npt.NDArray[Any]
 #: Returns rows first to last - 1 of a matrix, in any dtype of floats
 Rows: TypeAlias = Callable[[int, int], Array]
 #: Numbers that are encoded at once, so that packing takes little memory beside the matrix itself
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 #: The smallest scale, of a group of zeros
 _SMALLEST = np.float16(2.0**-24)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -59,6 +59,11 @@ class Kind(NamedTuple):
     step: int
     codes: Any
     scales: Any
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether all numbers of a matrix have a scale, which depends on the largest."""
+        return self.largest > 0 or self.element == "nvfp4"
 
 
 KINDS = {
@@ -122,20 +127,15 @@ def pack(weight: Array, fmt: str, group: int | None = None) -> PackedMatrix:
 def pack_rows(rows: Rows, N: int, K: int, fmt: str, group: int | None = None) -> PackedMatrix:
     """Encode a matrix (N, K) block by block, and pack it: ``rows(first, last)`` returns a block, once or twice."""
     kind, size = _kind_of("pack", fmt, group)
-    blocks = list(_blocks(N, K))
-    largest = 0.0
-    for first, last in blocks:
-        block = rows(first, last)
-        top = float(np.abs(block).max(initial=0))
-        if not top <= _LARGEST.get(fmt, _FLOAT32_MAX):
-            raise ValueError(f"pack: weight must have finite numbers of {fmt}, got {top} in rows {first} to {last - 1}")
-        largest = max(largest, top)
-        dtype = block.dtype
-    scale = _scale_of_matrix(kind, largest, dtype) if blocks else 1.0
+    blocks = _blocks(N, K)
+    tops = [_largest(rows(*block), fmt, block) for block in blocks] if kind.is_scaled else []
+    scale = _scale_of_matrix(kind, max(tops, default=np.float32(0)))
     packed = PackedMatrix(fmt, N, K, size, scale)
-    for first, last in blocks:
-        codes, scales = _encode(np.ascontiguousarray(rows(first, last)), kind, size, scale)
-        _put(packed, first, codes, scales)
+    for block in blocks:
+        x = np.ascontiguousarray(rows(*block))
+        if not kind.is_scaled:
+            _largest(x, fmt, block)
+        _put(packed, block[0], *_encode(x, kind, size, scale))
     return packed
 
 
@@ -217,18 +217,25 @@ def _blocks(N: int, K: int) -> list[tuple[int, int]]:
     return [(first, min(first + rows, N)) for first in range(0, N, rows)] if K else []
 
 
-def _scale_of_matrix(kind: Kind, largest: float, dtype: np.dtype[Any]) -> float:
+def _largest(x: Array, fmt: str, block: tuple[int, int]) -> Any:
+    """Return the largest magnitude in rows, which the format has to hold, as a number of their dtype."""
+    largest = np.abs(x).max(initial=0)
+    if not float(largest) <= _LARGEST.get(fmt, _FLOAT32_MAX):
+        where = f"in rows {block[0]} to {block[1] - 1}"
+        raise ValueError(f"pack: weight must have finite numbers of {fmt}, got {largest} {where}")
+    return largest
+
+
+def _scale_of_matrix(kind: Kind, largest: Any) -> float:
     """Return the number by which all weights are multiplied.
 
     For scales in float16 it is a power of two with which the largest scale is from 2^14 to 2^15: matrices of large
     numbers then have scales, and those of small numbers no subnormal ones, whose precision is lower.
     """
     if kind.element == "nvfp4":
-        one = np.array([[largest]], np.float64 if dtype == np.float64 else np.float32)
-        encoded = encode(one, "nvfp4", scale="amax")
-        return float(encoded.scale)
+        return float(encode(np.array([[largest]]), "nvfp4", scale="amax").scale)
     if kind.largest and largest > 0:
-        return float(2.0 ** max(np.frexp(largest / kind.largest)[1] - 15, -100))
+        return float(2.0 ** max(np.frexp(float(largest) / kind.largest)[1] - 15, -100))
     return 1.0
 
 
