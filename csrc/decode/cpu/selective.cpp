@@ -6,7 +6,8 @@
 namespace fastiter::decode::FASTITER_LEVEL {
 namespace {
 
-constexpr int kTogether = 4; // channels whose exponentials hide each other's latency
+// Channels whose exponentials hide each other's latency
+template <class T> constexpr int kTogether = lanes<T> < 4 ? lanes<T> : 4;
 
 // The vectors of B and C of a row: the same for many channels
 template <class T> struct Pair {
@@ -62,8 +63,8 @@ template <class T> void run(const Selective<T>& o, const Context<T>& c) {
             store(d, steps);
             store(du, steps * x);
             int64_t j = 0;
-            for (; j + kTogether <= count; j += kTogether)
-                advance<T, kTogether>(o.A + (i + j) * N, in, N, d + j, du + j, state + (i + j) * N, sums + j);
+            for (; j + kTogether<T> <= count; j += kTogether<T>)
+                advance<T, kTogether<T>>(o.A + (i + j) * N, in, N, d + j, du + j, state + (i + j) * N, sums + j);
             for (; j < count; ++j)
                 advance<T, 1>(o.A + (i + j) * N, in, N, d + j, du + j, state + (i + j) * N, sums + j);
             store_up_to(out + i, fma(load_up_to(o.skip + i, count), x, sums_of<T>(sums)), count);
