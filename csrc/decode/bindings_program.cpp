@@ -2,7 +2,9 @@
 #include "core/arguments.hpp"
 #include "decode/packed.hpp"
 #include "decode/program.hpp"
+#include <optional>
 #include <pybind11/stl.h>
+#include <tuple>
 
 namespace fastiter::decode {
 namespace {

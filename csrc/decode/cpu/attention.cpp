@@ -13,21 +13,19 @@ template <class T> struct Queries {
     int64_t count;
     int64_t rest;               // where a query's numbers for the rest of latent keys begin
     int64_t key_row, value_row; // padded to kLine numbers
-    T *q, *scores, *sums, *largest, *total;
+    T *q = nullptr, *scores = nullptr, *sums = nullptr, *largest = nullptr, *total = nullptr;
 
-    Queries(const Attention<T>& o, T* memory)
+    explicit Queries(const Attention<T>& o)
         : count(o.heads / o.key_heads), rest(round_up(o.key_width - o.rest, kLine)),
-          key_row(rest + round_up(o.rest, kLine)), value_row(round_up(o.value_width, kLine)) {
+          key_row(rest + round_up(o.rest, kLine)), value_row(round_up(o.value_width, kLine)) {}
+    Queries(const Attention<T>& o, T* memory) : Queries(o) {
         q = memory;
         scores = q + count * key_row;
         sums = scores + count * kKeysTogether;
         largest = sums + count * value_row;
         total = largest + round_up(count, kLine);
     }
-    static int64_t size(const Attention<T>& o) {
-        const Queries all(o, nullptr);
-        return all.total - static_cast<T*>(nullptr) + round_up(all.count, kLine);
-    }
+    int64_t size() const { return count * (key_row + kKeysTogether + value_row) + 2 * round_up(count, kLine); }
 };
 
 // Parts of keys, from the first one on, and where the queries' numbers for them begin
@@ -204,7 +202,7 @@ template <class T> void run(const Attention<T>& o, const Context<T>& c) {
     for (int64_t unit = units.begin; unit < units.end; ++unit) attend(o, c, unit / o.key_heads, unit % o.key_heads);
 }
 
-template <class T> int64_t attention_scratch(const Attention<T>& o) { return Queries<T>::size(o); }
+template <class T> int64_t attention_scratch(const Attention<T>& o) { return Queries<T>(o).size(); }
 
 template <class T> void run(const Rope<T>& o, const Context<T>& c) {
     const Range heads = c.part(o.heads);
