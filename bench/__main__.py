@@ -1,7 +1,7 @@
 """python -m bench FAMILY [--quick] [--out FILE.json]  measure a family
                                                         (rnn, depth, flashrnn, scan, delta, ssm, conv, attention,
                                                          newton, quant, fixed, relax, mdp, fixedpoint, hopfield, bcd,
-                                                         distributed, busy, accelerate: python -m bench --help)
+                                                         distributed, busy, accelerate, decode: python -m bench --help)
 python -m bench --device cuda [--out FILE.json]         measure all of them on a card
 python -m bench card [--part 1|2|3] [--dry-run]         test and measure everything on a card; failures are recorded
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals

@@ -2,7 +2,7 @@
 
 products      a matrix larger than the caches, in each format, with 1 and 4 vectors: share of the read bandwidth
 models        one token of models of real sizes with random weights: the decoder in each format, transformers,
-              accelerate, llama.cpp with the same weights, and torchao
+              accelerate, and llama.cpp with the same weights
 never-slower  one token of tiny models of each architecture, against transformers and accelerate
 
 Logits are compared first: with those of transformers in float32 on the numbers that the packed weights stand for.

@@ -19,7 +19,7 @@ from bench.harness.peers import load
 FORMATS = ("f32", "bf16", "int8", "int4", "nf4", "mxfp4", "mxfp8", "nvfp4")
 TRANSFORMERS, ACCELERATE, DECODE, OURS = "transformers", "accelerate", "accelerate(decode)", "Decoder"
 PROMPT = 4  # tokens before the step whose logits are compared
-_ACTIVATIONS = 8  # rounded a layer, in a row of a model in bfloat16
+_ACTIVATIONS = 32  # roundings of a layer that add up like a random walk, if activations are narrow
 
 Step = Callable[[Tensor], Tensor]  # tokens (B,) to logits (B, vocabulary)
 Start = Callable[[Tensor], Step]  # reads a prompt (B, T)
@@ -82,7 +82,7 @@ MODELS = {
 
 
 def build(shape: Shape, quick: bool) -> Any:
-    """Return a model with random weights, in float32."""
+    """Return a model in float32 with random weights, whose activations are neither tiny nor large."""
     transformers = load("transformers")
     assert transformers is not None  # main has checked it
     transformers.logging.set_verbosity_error()
@@ -90,7 +90,11 @@ def build(shape: Shape, quick: bool) -> Any:
     torch.manual_seed(0)
     kind = "TextConfig" if shape.name == "Qwen3_5" else "Config"
     config = getattr(transformers, shape.name + kind)(**shape.config(quick))
-    return getattr(transformers, f"{shape.name}ForCausalLM")(config).eval().requires_grad_(False)
+    model = getattr(transformers, f"{shape.name}ForCausalLM")(config).eval().requires_grad_(False)
+    for name, x in model.named_parameters():
+        if x.dim() > 1 and not name.endswith("A_log"):
+            x.normal_(0.0, x[0].numel() ** -0.5)
+    return model
 
 
 def shared(model: Any) -> Any:

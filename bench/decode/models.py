@@ -78,8 +78,6 @@ def field(
         entrants = [entrant for fmt in formats for entrant in cases.by_decoder(model, tokens, fmt)]
         others = {cases.TRANSFORMERS: partial(cases.by_transformers, model, tokens)}
         others |= {f"{peers.LLAMA} {fmt}": partial(peers.by_llama, model, tokens, fmt) for fmt in formats}
-        if options.compile:
-            others[peers.TORCHAO] = partial(peers.by_torchao, model, tokens)
         out = {}
         for name, make in others.items():
             if options.peers and not any(word in name for word in options.peers):

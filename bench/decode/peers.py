@@ -1,4 +1,4 @@
-"""Other libraries that compute steps of the same models: llama.cpp and torchao; a missing one is left out."""
+"""llama.cpp, which computes steps of the same models; without its package it is left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.decode import gguf_files
 from bench.decode.cases import Entrant, Step, logits_of, start_model, tolerance, with_weights
 from bench.harness.peers import load
 
-LLAMA, TORCHAO = "llama.cpp", "torchao"
+LLAMA = "llama.cpp"
 _CONTEXT = 4096  # tokens for which a sequence of llama.cpp has memory
 
 
@@ -80,14 +80,3 @@ class _Llama:
 
 def _free(lib: Any) -> Any:
     return lambda batch: lib.llama_batch_free(batch[0])
-
-
-def by_torchao(model: Any, tokens: Tensor) -> Iterator[Entrant]:
-    """Yield transformers in bfloat16 with torchao's weights of 4 bits, compiled."""
-    module = load("torchao.quantization")
-    if module is None:
-        return
-    narrow = with_weights(model, {name: x.bfloat16() for name, x in model.state_dict().items()})
-    module.quantize_(narrow, module.Int4WeightOnlyConfig(group_size=32))
-    compiled = torch.compile(narrow)
-    yield Entrant(f"{TORCHAO} int4", start_model(compiled), torch.empty(0), 0.0, 0)

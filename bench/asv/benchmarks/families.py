@@ -8,6 +8,7 @@ import numpy as np
 
 import fastiter
 from fastiter import bcd, fixedpoint, mdp, quant, relax, ssm, tune
+from fastiter.decode._pack import pack
 
 
 def normal(*shape: int) -> Any:
@@ -158,6 +159,17 @@ class Bcd(OneThread):
 
     def time_solve(self) -> None:
         bcd.bcd(self.problem, stop="gap", rtol=1e-6)
+
+
+class Decode(OneThread):
+    """A packed matrix of 1024 x 1024, and one vector."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.packed, self.x = pack(normal(1024, 1024), "int4"), normal(1024)
+
+    def time_product(self) -> None:
+        self.packed.product(self.x)
 
 
 class Tune(OneThread):
