@@ -86,28 +86,58 @@ def bind(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int, *, m
     """Set the tensors of a cache to views of the states, with ``length`` keys and values."""
     for state in plan.states:
         tensor, holder = _view(state, states[state.name], length), _holder(cache, state, model)
+        if state.kind not in _ENTRIES:
+            _put(holder, state, tensor)
+            if state.attribute is None and not isinstance(holder, dict):
+                _mark_state(holder, state, tensor)
+        elif tensor.shape[2]:  # a layer before the first token has no tensors
+            _put(holder, state, _kept(holder, tensor))
+            _mark_entries(holder, tensor)
+
+
+def cast(plan: Plan, cache: Any, dtype: torch.dtype, *, model: Any = None) -> None:
+    """Give the tensors of a cache the dtypes that they have in a model of this dtype.
+
+    In transformers' models of 16 bits, recurrent states are float32; inputs of convolutions, keys and values have the
+    model's dtype.
+    """
+    for state in plan.states:
+        is_wide = state.kind == "recurrent" and dtype in (torch.bfloat16, torch.float16)
+        expected = torch.float32 if is_wide else dtype
+        holder = _holder(cache, state, model)
+        tensor = _tensor_in(holder, state)
+        if tensor is not None and tensor.dtype != expected:
+            _put(holder, state, tensor.to(expected))
+
+
+def move_attributes(plan: Plan, source: nn.Module, target: nn.Module) -> None:
+    """Let the modules of another model of the same kind have the states that those of a model have."""
+    for state in plan.states:
         if state.attribute is not None:
-            setattr(holder, state.attribute.rpartition(".")[2], tensor)
-        elif isinstance(holder, dict):
-            others = holder[state.layer]
-            holder[state.layer] = (*others[: state.index], tensor, *others[state.index + 1 :])
-        elif state.kind in _ENTRIES:
-            _bind_entries(holder, state, tensor)
-        else:
-            _bind_state(holder, state, tensor)
+            tensor = _tensor_in(_holder(None, state, source), state)
+            setattr(_holder(None, state, target), state.attribute.rpartition(".")[2], tensor)
 
 
-def _bind_entries(layer: Any, state: State, tensor: Tensor) -> None:
-    if not tensor.shape[2]:
-        return  # a layer before the first token has no tensors
-    setattr(layer, state.kind, _kept(layer, tensor))
-    layer.is_initialized, layer.device = True, tensor.device
+def _put(holder: Any, state: State, tensor: Tensor) -> None:
+    """Set the tensor of a state."""
+    if state.attribute is not None:
+        setattr(holder, state.attribute.rpartition(".")[2], tensor)
+    elif isinstance(holder, dict):
+        others = holder[state.layer]
+        holder[state.layer] = (*others[: state.index], tensor, *others[state.index + 1 :])
+    elif state.kind in _ENTRIES:
+        setattr(holder, state.kind, tensor)
+    else:
+        getattr(holder, f"{state.kind}_states")[state.index] = tensor
+
+
+def _mark_entries(layer: Any, entries: Tensor) -> None:
+    layer.is_initialized, layer.device = True, entries.device
     if getattr(layer, "is_sliding", False):
-        layer.cumulative_length = tensor.shape[2]
+        layer.cumulative_length = entries.shape[2]
 
 
-def _bind_state(layer: Any, state: State, tensor: Tensor) -> None:
-    getattr(layer, f"{state.kind}_states")[state.index] = tensor
+def _mark_state(layer: Any, state: State, tensor: Tensor) -> None:
     getattr(layer, f"is_{state.kind}_states_initialized")[state.index] = True
     layer.has_previous_state[state.index] = True
     layer.dtype, layer.device = tensor.dtype, tensor.device

@@ -13,11 +13,24 @@ from .._pack import PackedMatrix
 from ..plan import Matrix
 from .substitute import Parts, substitute
 
+#: The attribute of a model that has its steps by a decoder
+STEPS = "_fastiter_steps"
+
 
 def shared_copy(model: Any) -> Any:
-    """Return a copy of a model whose modules are new and whose tensors are the model's."""
+    """Return a copy of a model whose modules are new and whose tensors are the model's, without a decoder's steps."""
     memo = {id(x): x for x in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, memo)
+    result = copy.deepcopy(model, memo)
+    without_steps(result)
+    return result
+
+
+def without_steps(model: nn.Module) -> Any:
+    """Let a model compute its steps itself; return what computed them, None if the model did."""
+    steps = vars(model).pop(STEPS, None)
+    if steps is not None:
+        model.__class__ = type(model).__mro__[1]
+    return steps
 
 
 def packed_parts(
