@@ -22,7 +22,7 @@ TITLES = {
     "char_lm": "Character-level language models",
     "constrained_logistic": "Logistic regression on a sphere",
     "custom_cell": "A cell of your own, all steps at once",
-    "decode_stream": "Streaming one character at a time",
+    "decode_stream": "A language model, token by token",
     "deep_cg": "A network inside conjugate gradients",
     "deq_sequence": "Digits, row by row, by an equilibrium",
     "distributed_poisson": "A Poisson problem over processes",

@@ -1,155 +1,147 @@
-"""Stream a text through transformers models one character at a time, and measure time and memory per step.
+"""Let a Mamba of 130 million weights write tokens: transformers, accelerate, and Decoder with 32, 8 and 4 bits.
 
-Three models with random weights read the same characters, Python's standard library, and predict each next one with a
-cache: a Llama, whose attention reads every earlier character; a Mamba; and the same Mamba after accelerate. The
-state of a Mamba has a constant size, so a step takes the same time after any number of characters. Its predictions are
-compared with those of one pass over the whole text.
+The weights are random, in the shape of mamba-130m. All continue the same prompt with the most probable tokens, taking
+turns: `model.generate` of transformers, the same after accelerate, and `Decoder.generate`, whose steps are one compiled
+call and read weights of 32, 8 or 4 bits. Each text is then checked by transformers in one pass over it, with the
+numbers that the packed weights stand for: at every place, the token must have the largest logit, up to rounding.
 
-    python examples/decode_stream.py            # half a minute on two cores; writes decode_stream.png next to this file
+    python examples/decode_stream.py            # a minute on two cores; writes decode_stream.png next to this file
     python examples/decode_stream.py --help
 """
 
 from __future__ import annotations
 
 import copy
-import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from _language_model import load_corpus
 from _script import OTHERS, OURS, THEIRS, command_line, figure_option, option, progress, save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastiter.torch import accelerate
+from fastiter.torch import Decoder, accelerate
 
-ATTENTION, BEFORE, AFTER = "Llama", "Mamba", "Mamba, accelerated"
-COLORS = {ATTENTION: OTHERS, BEFORE: THEIRS, AFTER: OURS}
-WINDOW = 100  # steps per plotted median
+BEFORE, AFTER = "transformers", "accelerated"
+FORMATS = {"Decoder, 32 bits": "f32", "Decoder, 8 bits": "int8", "Decoder, 4 bits": "int4"}
+ROUNDING = 1e-4  # of a logit, relative to the largest: float32 sums in two orders, through all layers
 
 
 @dataclass(frozen=True)
 class Options:
-    characters: int = option(4000, "characters that each model reads", 300)
-    width: int = option(256, "width of the models", 32)
-    layers: int = option(2, "layers of the models")
-    seed: int = option(0, "seed of the weights")
+    tokens: int = option(24, "tokens that each writes in a round", 6)
+    rounds: int = option(3, "rounds, of which the fastest counts", 2)
+    prompt: int = option(8, "tokens of the prompt")
+    width: int = option(768, "width of the model", 32)
+    layers: int = option(24, "layers of the model", 2)
+    vocabulary: int = option(50280, "tokens that the model knows", 200)
+    seed: int = option(0, "seed of the weights and the prompt")
     figure: Path = figure_option(__file__)
 
 
-def build(characters: int, width: int, layers: int, seed: int) -> dict[str, Any]:
-    transformers.logging.set_verbosity_error()
-    torch.manual_seed(seed)
-    sizes = {"vocab_size": characters, "hidden_size": width, "num_hidden_layers": layers}
-    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes, eos_token_id=None, pad_token_id=0))
-    attention = {"intermediate_size": 3 * width, "num_attention_heads": 4, "max_position_embeddings": 2**20}
-    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **attention))
-    models = {ATTENTION: llama, BEFORE: mamba, AFTER: accelerate(copy.deepcopy(mamba), verbose=True)}
-    return {name: model.eval() for name, model in models.items()}
-
-
-# ---- Reading --------------------------------------------------------------------------------------------------------
-
-
 @dataclass
-class Reader:
-    """A model, its cache, and what it has predicted and measured so far."""
+class Writer:
+    """A way to continue a prompt, the weights that it reads, and its texts and times so far."""
 
-    model: Any
-    cache: Any = None
-    logits: list[Tensor] = field(default_factory=list)
-    microseconds: list[float] = field(default_factory=list)
-    bytes: list[int] = field(default_factory=list)
-
-    def read(self, character: Tensor) -> None:
-        """Read one more character (1, 1)."""
-        started = time.perf_counter()
-        output = self.model(character, cache=self.cache, use_cache=True)
-        self.microseconds.append(1e6 * (time.perf_counter() - started))
-        self.cache = output.cache
-        self.logits.append(output.logits[0, -1])
-        self.bytes.append(bytes_of(self.cache))
-
-    def typical(self, which: slice) -> float:
-        return statistics.median(self.microseconds[which])
+    write: Callable[[Tensor, int], Tensor]
+    weights: dict[str, Tensor]
+    bytes: int
+    seconds: float = float("inf")
+    text: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def bytes_of(cache: Any) -> int:
-    """Bytes of the tensors in a transformers cache."""
-    tensors = []
-    for layer in cache.layers:
-        values = list(vars(layer).values())
-        values += [tensor for value in values if isinstance(value, dict) for tensor in value.values()]
-        tensors += [value for value in values if isinstance(value, Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def build(options: Options) -> Any:
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(options.seed)
+    sizes = {"hidden_size": options.width, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
+    config = transformers.MambaConfig(**sizes, eos_token_id=None, pad_token_id=0)
+    return transformers.MambaForCausalLM(config).eval()
+
+
+def writer_of_model(model: Any) -> Writer:
+    def write(prompt: Tensor, count: int) -> Tensor:
+        mask = torch.ones_like(prompt)
+        return model.generate(prompt, attention_mask=mask, max_new_tokens=count, do_sample=False)
+
+    weights = model.state_dict()
+    return Writer(write, weights, sum(x.numel() * x.element_size() for x in model.parameters()))
+
+
+def writer_of_decoder(model: Any, fmt: str) -> Writer:
+    """Pack the weights of a copy of a model, whose state_dict then has the numbers that they stand for."""
+    packed = copy.deepcopy(model)
+    decoder = Decoder(packed, weights=fmt)
+
+    def write(prompt: Tensor, count: int) -> Tensor:
+        decoder.reset()
+        return decoder.generate(prompt, count)
+
+    return Writer(write, packed.state_dict(), decoder.report.bytes)
+
+
+# ---- Writing and checking -------------------------------------------------------------------------------------------
+
+
+def take_turns(writers: dict[str, Writer], prompt: Tensor, count: int, rounds: int) -> None:
+    """Measure the seconds in which each writes the same number of tokens, in the fastest of some rounds."""
+    with progress((rounds + 1) * len(writers), "texts") as bar:
+        for turn in range(rounds + 1):
+            for writer in writers.values():
+                started = time.perf_counter()
+                writer.text = writer.write(prompt, count if turn else 2)  # the first calls prepare their kernels
+                if turn:
+                    writer.seconds = min(writer.seconds, time.perf_counter() - started)
+                bar.update()
 
 
 @torch.no_grad()
-def stream(models: dict[str, Any], text: Tensor) -> dict[str, Reader]:
-    """Let all models read a text (1, T), taking turns after each character."""
-    readers = {name: Reader(model) for name, model in models.items()}
-    with progress(text.shape[1], "characters") as bar:
-        for character in text.split(1, dim=1):
-            for reader in readers.values():
-                reader.read(character)
-            bar.update()
-    return readers
-
-
-@torch.no_grad()
-def largest_difference(reader: Reader, text: Tensor) -> float:
-    """Compare the streamed predictions with those of one pass over the text, relative to the largest."""
-    whole = reader.model(text, use_cache=False).logits[0]
-    return float((torch.stack(reader.logits) - whole).abs().max() / whole.abs().max())
+def largest_loss(model: Any, writer: Writer, prompt: Tensor) -> float:
+    """By how much a token's logit is below the largest one at most, relative to it, in one pass of transformers."""
+    model.load_state_dict(writer.weights)
+    logits = model(writer.text[:, :-1], use_cache=False).logits[0, prompt.shape[1] - 1 :]
+    chosen = logits.gather(1, writer.text[0, prompt.shape[1] :, None])[:, 0]
+    return float((logits.amax(1) - chosen).max() / logits.abs().max())
 
 
 # ---- The results ----------------------------------------------------------------------------------------------------
 
 
-def draw(axes: Axes, readers: dict[str, Reader], what: str, label: str) -> None:
-    """Plot medians of the measurements over windows."""
-    for name, reader in readers.items():
-        values = getattr(reader, what)
-        starts = range(0, len(values) - WINDOW + 1, WINDOW)
-        medians = [statistics.median(values[start : start + WINDOW]) for start in starts]
-        axes.plot(
-            [start + WINDOW / 2 for start in starts],
-            medians,
-            color=COLORS[name],
-            label=name,
-            linewidth=4 if name == BEFORE else 1.5,
-        )
-    axes.set(xlabel="characters read", ylabel=label, xlim=(0, None), ylim=(0, None))
-    axes.legend(frameon=False)
-
-
-def report(readers: dict[str, Reader], text: Tensor) -> None:
-    print(f"\n{'':20}{'us per step':>12}{'at the end':>12}{'cache, bytes':>14}{'at the end':>12}")
-    for name, reader in readers.items():
-        first, last = reader.typical(slice(10, 10 + WINDOW)), reader.typical(slice(-WINDOW, None))
-        print(f"{name:20}{first:12,.0f}{last:12,.0f}{reader.bytes[0]:14,}{reader.bytes[-1]:12,}")
-    for name in (BEFORE, AFTER):
-        difference = largest_difference(readers[name], text)
-        print(f"{name}: streamed and whole differ by at most {difference:.1e}")
+def draw(axes: Axes, values: dict[str, float], form: str, title: str) -> None:
+    """Draw a horizontal bar for each writer, labelled with its number."""
+    colors = {BEFORE: THEIRS, AFTER: OTHERS}
+    bars = axes.barh(list(values), list(values.values()), color=[colors.get(name, OURS) for name in values])
+    axes.bar_label(bars, fmt=form, padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.16)
+    axes.set_title(title)
 
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    corpus = load_corpus()
-    text = corpus.validation[None, : options.characters]
-    readers = stream(build(len(corpus.alphabet), options.width, options.layers, options.seed), text)
-    report(readers, text)
+    plain = build(options)
+    writers = {BEFORE: writer_of_model(plain), AFTER: writer_of_model(accelerate(copy.deepcopy(plain)))}
+    writers |= {name: writer_of_decoder(plain, fmt) for name, fmt in FORMATS.items()}
+    prompt = torch.randint(options.vocabulary, (1, options.prompt))
+    take_turns(writers, prompt, options.tokens, options.rounds)
 
-    figure = Figure(figsize=(8.5, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw(left, readers, "microseconds", "microseconds a step, median of 100")
-    draw(right, readers, "bytes", "bytes of the cache")
-    right.set(yscale="log", ylim=(1e3, None))
+    speeds = {name: options.tokens / writer.seconds for name, writer in writers.items()}
+    sizes = {name: writer.bytes / 1e6 for name, writer in writers.items()}
+    print(f"\n{'':20}{'tokens/s':>10}{'ratio':>8}{'weights, MB':>13}{'largest loss':>14}")
+    model = copy.deepcopy(plain)
+    for name, writer in writers.items():
+        loss = largest_loss(model, writer, prompt)
+        print(f"{name:20}{speeds[name]:10.1f}{speeds[name] / speeds[BEFORE]:8.1f}{sizes[name]:13.1f}{loss:14.1e}")
+        assert loss < ROUNDING, f"{name}: a token had a logit {loss} below the largest"
+
+    figure = Figure(figsize=(8.5, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    draw(left, speeds, "{:,.1f}", "tokens a second")
+    draw(right, sizes, "{:,.0f}", "MB of weights")
     print()
     save(figure, options.figure)
 

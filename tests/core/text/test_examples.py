@@ -300,18 +300,18 @@ def test_tirex_forecast(tmp_path: Path) -> None:
 
 
 def test_decode_stream(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
+    """It asserts itself that every text is the most probable one."""
+    pytest.importorskip("transformers", "5.24")
     figure = tmp_path / "decode_stream.png"
     output = run("decode_stream.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
 
     assert figure.read_bytes().startswith(b"\x89PNG")
-    rows = re.findall(r"^(\S.*?) {2,}[\d,]+ +[\d,]+ +([\d,]+) +([\d,]+)$", output, re.MULTILINE)
-    sizes = {name: (int(first.replace(",", "")), int(last.replace(",", ""))) for name, first, last in rows}
-    assert sizes["Llama"][1] == 300 * sizes["Llama"][0]
-    assert sizes["Mamba"] == sizes["Mamba, accelerated"] == (sizes["Mamba"][0],) * 2
-    differences = re.findall(r"streamed and whole differ by at most (\S+)$", output, re.MULTILINE)
-    assert len(differences) == 2
-    assert max(map(float, differences)) < 1e-4
+    rows = re.findall(r"^(\S.*?) {2,}\S+ +\S+ +(\S+) +(\S+)$", output, re.MULTILINE)
+    sizes = {name: float(size) for name, size, _ in rows}
+    before, after, *packed = sizes.values()
+    assert list(sizes)[2:] == ["Decoder, 32 bits", "Decoder, 8 bits", "Decoder, 4 bits"]
+    assert before == after >= packed[0] > packed[1] > packed[2] > 0
+    assert all(float(loss) < 1e-4 for *_, loss in rows)
 
 
 @pytest.mark.parametrize(
