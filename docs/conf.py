@@ -106,6 +106,7 @@ NAMESPACES = {
     "fastiter.torch.fixedpoint.prox": "Tensors: proximal operators and projections",
     "fastiter.torch.fixedpoint": "Tensors: fixed points",
     "fastiter.torch.quant": "Tensors: number formats",
+    "fastiter.torch.decode": "Tensors: whole language models, token by token",
     "fastiter.torch.experimental": "Tensors: modules without a stable interface",
     "fastiter.torch.onnx": "Tensors: export to ONNX",
     "fastiter.torch.compat": "Tensors: functions by the signatures of other libraries",
