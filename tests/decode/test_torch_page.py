@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fastiter.decode._pack import KINDS, pack  # noqa: E402
-from fastiter.decode._torch.plans import PLANS  # noqa: E402
+from fastiter.decode._pack import KINDS, pack
+from fastiter.decode._torch.plans import PLANS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "decode" / "index.md").read_text()
 
