@@ -34,9 +34,9 @@ FASTITER_INLINE vec<float> e4m3(const uint8_t* bytes) {
     const __m128i x = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
     return widen_f16((half_words)_mm_and_si128(_mm_slli_epi16(x, 7), _mm_set1_epi16(short(0xbf80))));
 #else
-    half_words x;
-    for (int i = 0; i < lanes<float>; ++i) x[i] = uint16_t((bytes[i] & 0x80) << 8 | (bytes[i] & 0x7f) << 7);
-    return widen_f16(x);
+    const vec<int32_t> x = widen_bytes(bytes);
+    const vec<float> magnitude = (vec<float>)((x & 0x7f) << 20) * (0x1p120f / kE4m3Factor);
+    return copy_sign<float>(magnitude, (vec<float>)x);
 #endif
 }
 
@@ -76,15 +76,15 @@ FASTITER_INLINE vec<float> look_up(const float (&values)[16], words codes, int j
 #endif
 }
 
-// Code j of each word - 8. AVX2 has no lookup of 16 floats in one instruction: there, the code becomes the lowest bits of
-// the mantissa of a power of two, which is then subtracted.
+// Code j of each word - 8. Without a lookup of 16 floats in one instruction, the code becomes the lowest bits of the
+// mantissa of a power of two, which is then subtracted.
 FASTITER_INLINE vec<float> int4(words codes, int j) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+    return look_up(kInt4Values, codes, j);
+#else
     const int place = j < 4 ? 0 : 16, exponent = 23 - place;
     const words sum = (codes >> 4 * (j % 4) & 15u << place) | uint32_t(127 + exponent) << 23;
     return (vec<float>)sum - float((1 << exponent) + 8);
-#else
-    return look_up(kInt4Values, codes, j);
 #endif
 }
 
