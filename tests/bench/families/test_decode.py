@@ -41,8 +41,8 @@ def test_a_run_is_written_and_reported(
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(never_slower, "GOAL", 1e6)  # everything is slower
     monkeypatch.setattr(tiny, "OPTIONS", {key: tiny.OPTIONS[key] for key in [("Mamba", "")]})
-    results = run("--formats f32,int8,nf4 --models mamba --batches 1,2 --peers transformers", tmp_path / "x.json")
-    assert [len(results[name]) for name in bench_decode.SECTIONS] == [6, 4, 2]
+    results = run("--formats f32,int8,nf4 --models mamba-130m --batches 1,2 --peers transformers", tmp_path / "x.json")
+    assert [len(results[name]) for name in bench_decode.SECTIONS] == [6, 2, 2]
     assert all(r["share"] > 0 and r["cpu_ms"] > 0 for r in results["products"])
     names = [f"Decoder {fmt}" for fmt in ("f32", "int8", "nf4")]
     names += [f"{peer} {fmt}" for peer in ("transformers", "accelerate") for fmt in ("f32", "bf16")]
@@ -52,7 +52,7 @@ def test_a_run_is_written_and_reported(
     command.report([tmp_path / "x.json"])
     printed = capsys.readouterr().out
     assert "### Products larger than the caches" in printed and "| nf4, 4 rows | " in printed
-    assert "### mamba2-130m, batch 2, 1 thread" in printed and "Mamba, batch 2, 1 thread, Decoder: " in printed
+    assert "### mamba-130m, batch 2, 1 thread" in printed and "Mamba, batch 8, 1 thread, Decoder: " in printed
 
 
 def test_entrants_compute_the_same_logits(mamba: tuple[Any, Any]) -> None:
