@@ -222,20 +222,44 @@ class Decoder:
     # ---- States -----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """Return copies of all states, as a dict of tensors for :meth:`load_state`."""
+        """Return copies of all states.
+
+        Returns
+        -------
+        state : dict of str to Tensor
+            For :meth:`load_state`.
+        """
         return self._present("state").saved()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a state that :meth:`state` has returned."""
+        """Continue from a state that :meth:`state` has returned.
+
+        Parameters
+        ----------
+        state : dict of str to Tensor
+            It is copied.
+        """
         self._sequences = loaded_sequences(self.plan, state, self._dtype)
 
     def cache(self) -> Any:
-        """Return the states as a cache for the model: its tensors are this decoder's memory until the next call."""
+        """Return the states as a cache for the model.
+
+        Returns
+        -------
+        cache : Cache
+            As the model's own; its tensors are this decoder's memory until the next call.
+        """
         sequences = self._present("cache")
         return cache_of(self.plan, sequences.states, self.config, sequences.length, model=self._model)
 
     def from_cache(self, cache: Any) -> None:
-        """Continue from a cache of the model, whose states are copied."""
+        """Continue from a cache of the model.
+
+        Parameters
+        ----------
+        cache : Cache
+            Its states are copied.
+        """
         self._sequences = sequences_of(self.plan, cache, self._dtype, self._model)
 
     def fork(self, rows: Sequence[int] | Tensor | None = None) -> Decoder:
@@ -246,6 +270,11 @@ class Decoder:
         rows : sequence of int or Tensor, optional
             Rows in any order, with repetitions, at most 8: the beams that go on. All by default: a copy to return to,
             as for tokens that may be rejected.
+
+        Returns
+        -------
+        decoder : Decoder
+            Goes on from these states, independently of this one.
         """
         sequences = self._present("fork")
         chosen = torch.arange(sequences.rows) if rows is None else torch.as_tensor(rows, dtype=torch.int64)

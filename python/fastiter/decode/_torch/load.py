@@ -44,8 +44,14 @@ def load(
         A folder with ``config.json`` and the weights in the format safetensors, in one file or in several with an
         index, as ``save_pretrained`` of transformers writes it. Weights that are already quantized, by GPTQ or AWQ or
         as compressed-tensors' integers, MXFP4 or NVFP4, keep their codes and scales, without a second rounding.
-    weights, head, group, threads
-        As for :class:`Decoder`; they do not apply to weights that are already quantized.
+    weights : str, Format or mapping, optional
+        As for :class:`Decoder`, as are the others; they do not apply to weights that are already quantized.
+    head : str or Format, optional
+        The format of the head alone.
+    group : int, optional
+        Inputs that share a scale.
+    threads : int, optional
+        Threads of a step.
 
     Returns
     -------

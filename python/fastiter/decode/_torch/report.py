@@ -24,6 +24,17 @@ class DecoderLayer(NamedTuple):
         Outputs and inputs.
     bytes : int
         Bytes of its codes and scales.
+
+    See Also
+    --------
+    DecoderReport : Has one for each matrix.
+
+    Examples
+    --------
+    >>> from fastiter.torch.decode import DecoderLayer
+    >>> layer = DecoderLayer("lm_head.weight", "int8", 1000, 64, 68000)
+    >>> 8 * layer.bytes / (layer.rows * layer.columns)
+    8.5
     """
 
     name: str
@@ -46,6 +57,19 @@ class DecoderReport:
     bytes_per_token : int
         Bytes of weights and recurrent states that a step reads: of the experts, only the chosen ones, and none of a
         table that is only looked up. Keys and values come on top.
+
+    See Also
+    --------
+    Decoder : Its ``report`` is one.
+
+    Examples
+    --------
+    >>> import transformers
+    >>> from fastiter.torch import Decoder
+    >>> config = transformers.MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1)
+    >>> report = Decoder(transformers.MambaForCausalLM(config).eval(), weights="int8").report
+    >>> report.layers[0]
+    DecoderLayer(name='backbone.embeddings.weight', format='int8', rows=50, columns=32, bytes=...)
     """
 
     layers: tuple[DecoderLayer, ...]
