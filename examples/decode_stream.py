@@ -29,7 +29,7 @@ from fastiter.torch import Decoder, accelerate
 
 BEFORE, AFTER = "transformers", "accelerated"
 FORMATS = {"Decoder, 32 bits": "f32", "Decoder, 8 bits": "int8", "Decoder, 4 bits": "int4"}
-ROUNDING = 1e-4  # of a logit, relative to the largest: float32 sums in two orders, through all layers
+ROUNDING = 1e-4  # a logit's, relative to the largest: float32 sums in two orders, through all layers
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,6 @@ def draw(axes: Axes, values: dict[str, float], form: str, title: str) -> None:
     colors = {BEFORE: THEIRS, AFTER: OTHERS}
     bars = axes.barh(list(values), list(values.values()), color=[colors.get(name, OURS) for name in values])
     axes.bar_label(bars, fmt=form, padding=3)
-    axes.invert_yaxis()
     axes.margins(x=0.16)
     axes.set_title(title)
 
@@ -142,6 +141,7 @@ def main() -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     draw(left, speeds, "{:,.1f}", "tokens a second")
     draw(right, sizes, "{:,.0f}", "MB of weights")
+    left.invert_yaxis()
     print()
     save(figure, options.figure)
 

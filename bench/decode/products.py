@@ -13,7 +13,7 @@ from bench.harness.session import Options
 from bench.harness.timing import Competitor, interleave, load_average, use_threads
 from fastiter.decode._pack import PackedMatrix, pack_rows
 
-GOAL = 0.8  # of the read bandwidth, one row
+GOAL = 0.8  # share of the read bandwidth, one row
 ROWS = (1, 4)
 K, NBYTES = 4096, 192 << 20
 QUICK_NBYTES = 1 << 20

@@ -22,7 +22,7 @@ template <class T> struct Operations {
     int64_t angles = 0;     // numbers per row of all tables
     int64_t hidden = 0;     // numbers per row of the largest Experts
     int64_t vocabulary = 0; // rows of the embedding's table; 0: there is none
-    int64_t bytes = 0;      // of the weights, each once
+    int64_t bytes = 0;      // all weights, each once
     bool attends = false;
 
     std::set<const uint8_t*> counted; // codes whose bytes are counted
@@ -33,7 +33,7 @@ template <class T> struct Operations {
 
 template <class T> Operations<T> read_operations(const PlanSpec& plan, const Layout& layout);
 
-// What a list of fields should have, for messages
+// The length that a list of fields should have, for messages
 struct Expected {
     int slots = 0, integers = 0, reals = 0, vectors = 0, matrices = 0, states = 0; // matrices -1: any number
 };

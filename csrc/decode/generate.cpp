@@ -33,7 +33,7 @@ void check_options(const Generation& g) {
 template <class T> struct Stepper<T>::Run {
     const Generation& g;
     int rows;
-    std::vector<Sampler> samplers; // of the rows
+    std::vector<Sampler> samplers; // one for each row
     int64_t tokens[kMaxRows], positions[kMaxRows];
     bool has_ended[kMaxRows] = {};
     int64_t done = 0; // steps

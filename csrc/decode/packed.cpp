@@ -10,8 +10,8 @@ constexpr int64_t kMinNumbers = 1 << 15; // numbers that are worth waking a thre
 
 // Places of a code and of a scale
 struct Layout {
-    int64_t bits;   // of a code
-    int64_t inputs; // of a line, to which K is rounded up
+    int64_t bits;   // the width of a code
+    int64_t inputs; // inputs per line, to a multiple of which K is rounded up
     int64_t scale_bytes;
 };
 

@@ -9,10 +9,10 @@ namespace fastiter::decode {
 // Where the sequences are, and their states. Arrays of int64 have one number per row.
 struct Places {
     int rows = 0;
-    const int64_t* positions = nullptr; // of rotary embeddings
+    const int64_t* positions = nullptr; // for rotary embeddings
     const int64_t* firsts = nullptr;    // first key that is seen; null: 0
     int64_t length = 0;                 // keys stored so far
-    int64_t capacity = 0;               // of the states of keys and values
+    int64_t capacity = 0;               // room in the states of keys and values
     void* const* states = nullptr;      // in the order of the plan's, each contiguous: (rows, ...), but keys and values
                                         // (rows, heads, capacity, width)
     int64_t state_count = 0;
@@ -45,7 +45,7 @@ public:
     virtual void set_threads(int threads) = 0;
     virtual int64_t vocabulary() const = 0;         // numbers of logits per row
     virtual std::vector<int64_t> waits() const = 0; // operations before which the threads wait for each other
-    virtual int64_t bytes() const = 0;              // of weights
+    virtual int64_t bytes() const = 0;              // bytes of weights
 };
 
 // Throws std::invalid_argument for a plan that the kernel cannot run.

@@ -79,7 +79,7 @@ void Sampler::keep_nucleus() {
 int64_t Sampler::draw(double u) {
     double total = 0, sum = 0;
     for (const Candidate& c : candidates_) total += c.weight;
-    int64_t last = 0; // of weight above 0: rounding may leave the sum below u
+    int64_t last = 0; // one with a weight above 0: rounding may leave the sum below u
     for (const Candidate& c : candidates_) {
         sum += c.weight;
         if (c.weight > 0) last = c.token;

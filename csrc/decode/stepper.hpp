@@ -65,7 +65,7 @@ private:
     Block<T> shared_, own_, scratch_, hidden_, angles_;
     bool pauses_ = false; // a generation, to be launched again
     std::mutex mutex_;
-    std::atomic<std::thread::id> user_; // of the mutex
+    std::atomic<std::thread::id> user_; // who holds the mutex
 };
 
 } // namespace fastiter::decode

@@ -120,7 +120,7 @@ def test_any_layout_of_the_inputs(fmt: str) -> None:
     expected = packed.product(np.ascontiguousarray(x.swapaxes(0, 1)))
     np.testing.assert_array_equal(packed.product(x.swapaxes(0, 1)), expected)
     np.testing.assert_array_equal(packed.product(np.repeat(x, 2, -1)[..., ::2]), packed.product(x))
-    wide = np.concatenate([x, np.full_like(x, np.nan)], -1)  # what follows a row is not read
+    wide = np.concatenate([x, np.full_like(x, np.nan)], -1)  # numbers behind a row are not read
     np.testing.assert_array_equal(packed.product(wide[0, :, :40]), packed.product(x[0]))
     assert packed.product(x[:0]).shape == (0, 5, 20)
 

@@ -96,7 +96,7 @@ class Random:
         last = self.written[-1]
         self.builder.add(p.Linear(last, wide, self.matrix(3000, last.size)))
         self.builder.add(p.Linear(wide, self.builder.slot("logits", 50), self.matrix(50, 3000)))
-        for slot in self.written[-8:]:  # what no later operation reads counts too
+        for slot in self.written[-8:]:  # numbers that no later operation reads count too
             self.builder.add(p.Linear(slot, self.builder.slot("logits", 50), self.matrix(50, slot.size), add=True))
         return self.builder.plan()
 

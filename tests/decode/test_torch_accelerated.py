@@ -18,7 +18,7 @@ from fastiter.torch import Decoder, accelerate, restore  # noqa: E402
 from tests.decode.models import VOCABULARY, exact, make, tokens  # noqa: E402
 
 NAMES = ["Mamba", "Qwen3_5", "FalconH1", "Lfm2", "RecurrentGemma"]
-#: Of logits, relative to the largest: the roundings of sums of 20 to 64 numbers in float32, in some 30 operations
+#: Error of logits, relative to the largest: the roundings of sums of 20 to 64 numbers in float32, in some 30 operations
 TOLERANCE = 1e-5
 #: In addition, this many times the difference of transformers in float32 from float64: the norms after states that read
 #: almost nothing amplify the rounding of any order of sums

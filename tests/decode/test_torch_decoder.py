@@ -19,7 +19,7 @@ from fastiter.torch import Decoder  # noqa: E402
 from tests.decode.models import OPTIONS, VOCABULARY, exact, make, tokens  # noqa: E402
 
 FORMATS = ["bf16", "int8", "int4", "nf4", "mxfp4", "mxfp8", "nvfp4"]
-#: Of the logits of transformers in float64 on the decoder's own numbers, relative to the largest
+#: Error against the logits of transformers in float64 on the decoder's own numbers, relative to the largest
 TOLERANCE = 1e-5
 #: In addition, this many times the difference of transformers in float32 itself: where a state reads almost nothing,
 #: the norm after it amplifies the rounding of any order of sums, up to 100 times in models this narrow

@@ -1,4 +1,4 @@
-// What the kernels of the operations share: their place in the team, addresses of parts, and activations.
+// Things that the kernels of the operations share: their place in the team, addresses of parts, and activations.
 #pragma once
 #include "core/cpu/vmath.hpp"
 #include "decode/cpu/erfc.hpp"

@@ -6,7 +6,7 @@
 namespace fastiter::decode::FASTITER_LEVEL {
 namespace {
 
-constexpr int kVectors = 4; // of a block of columns
+constexpr int kVectors = 4; // the width of a block of columns
 
 // Columns of a state, from its first row on
 template <class T, int NV> struct Block {

@@ -46,7 +46,7 @@ constexpr int kActivations = 12;
 
 enum class Routing : int32_t { softmax, topk_softmax, sigmoid };
 constexpr int kRoutings = 3;
-constexpr int kCuts = 7; // of the outputs of a product
+constexpr int kCuts = 7; // parts of the outputs of a product
 
 // Numbers of a buffer per row: row b has `size` of them at base[is_own] + offset + b row. Every thread has its own copy
 // of the buffers that all threads compute for themselves.
@@ -89,7 +89,7 @@ template <class T> struct Norm {
     T eps = 0;
     bool centers = false; // subtracts the mean
     bool gate_first = false;
-    Activation activation = Activation::none; // of the gate
+    Activation activation = Activation::none; // the gate's
 };
 
 template <class T> struct Conv {
@@ -162,7 +162,7 @@ template <class T> struct Rope {
     static constexpr Kind kind = Kind::rope;
     Part x, out;
     int64_t heads = 0, width = 0, rotary = 0;
-    int64_t table = 0; // of cosines and sines: of row b at angles + table + b rotary
+    int64_t table = 0; // place of cosines and sines: those of row b at angles + table + b rotary
     bool interleaved = false;
 };
 
@@ -171,7 +171,7 @@ template <class T> struct Attention {
     Part q, k, v, out;
     StateRef keys, values;
     int64_t heads = 0, key_heads = 0, key_width = 0, value_width = 0;
-    int64_t rest = 0;     // of latent keys: their last numbers, which `values` holds; `keys` has the others, the value
+    int64_t rest = 0;     // size of the ends of latent keys, which `values` holds; `keys` has the others, the value
     T scale = 1, cap = 0; // cap 0: none
     int64_t window = 0;   // 0: none
     const T* sinks = nullptr;
@@ -227,12 +227,12 @@ template <class T> struct Step {
     const int64_t* positions = nullptr; // (rows)
     const int64_t* firsts = nullptr;    // (rows): first key
     int64_t length = 0;                 // keys stored before the step
-    int64_t capacity = 0;               // of keys and values
+    int64_t capacity = 0;               // room for keys and values
     T* const* states = nullptr;
     const T* angles = nullptr; // tables of the rotary embeddings: the cosines, then the sines of a row
     T* shared = nullptr;       // buffers that all threads share
-    T* own = nullptr;          // of thread i from own + i own_size on
-    T* scratch = nullptr;      // of thread i from scratch + i scratch_size on
+    T* own = nullptr;          // that of thread i from own + i own_size on
+    T* scratch = nullptr;      // that of thread i from scratch + i scratch_size on
     T* hidden = nullptr;       // inner numbers of the experts, shared
     int64_t own_size = 0, scratch_size = 0;
 };

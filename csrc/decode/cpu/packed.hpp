@@ -18,8 +18,8 @@ constexpr int kMaxRows = 8; // vectors of one product
 struct Packed {
     Weight format = Weight::f32;
     int64_t N = 0, K = 0, group = 0;
-    const uint8_t* codes = nullptr;  // of tile t from codes + t tile_bytes on, a multiple of 64 bytes
-    const uint8_t* scales = nullptr; // of tile t from scales + t tile_scale_bytes on: 16 scales per group
+    const uint8_t* codes = nullptr;  // the ones of tile t from codes + t tile_bytes on, a multiple of 64 bytes
+    const uint8_t* scales = nullptr; // the ones of tile t from scales + t tile_scale_bytes on: 16 scales per group
     int64_t tile_bytes = 0, tile_scale_bytes = 0;
     float scale = 1;
 };

@@ -193,7 +193,7 @@ def _kind_of(function: str, fmt: str, group: int | None) -> tuple[Kind, int]:
 
 def _check_scales(codes: Array, scales: Array | None, fmt: str, group: int) -> None:
     """Check the shape of scales, and that they and the codes are finite numbers."""
-    nans = (0x7F, 0xFF)  # of e4m3fn
+    nans = (0x7F, 0xFF)  # in e4m3fn
     if fmt == "mxfp8" and np.isin(codes, nans).any():
         raise ValueError("pack_codes: codes must be finite, got the code of NaN")
     if scales is None:

@@ -36,7 +36,7 @@ class Options(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """What all steps of a generation have in common."""
+    """The things that all steps of a generation have in common."""
 
     sampling: dict[str, Any]
     stops: npt.NDArray[np.int64]

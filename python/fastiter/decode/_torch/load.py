@@ -117,7 +117,7 @@ class Files:
             raise ValueError(f"load: the files must have a tensor {name}, got none")
         self._used.update(sources)
         converted = self.names.convert(name, {key: _tensor_of(self.stored[key]) for key in sources})
-        self._converted = name, converted  # of one parameter at a time
+        self._converted = name, converted  # one parameter at a time
         return converted
 
     def tie(self, model: nn.Module) -> None:
@@ -155,7 +155,7 @@ class Files:
             if not tensors:
                 return None
             self._used |= {of for of in found.values() if of is not None}
-            self._codes = name, codes_of(module, tensors, self.quantization)  # of one matrix at a time
+            self._codes = name, codes_of(module, tensors, self.quantization)  # one matrix at a time
         return self._codes[1]
 
     def pack(self, matrix: Matrix, choice: Choice) -> PackedMatrix:
