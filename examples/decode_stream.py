@@ -66,7 +66,8 @@ def build(options: Options) -> Any:
 def writer_of_model(model: Any) -> Writer:
     def write(prompt: Tensor, count: int) -> Tensor:
         mask = torch.ones_like(prompt)
-        return model.generate(prompt, attention_mask=mask, max_new_tokens=count, do_sample=False)
+        text: Tensor = model.generate(prompt, attention_mask=mask, max_new_tokens=count, do_sample=False)
+        return text
 
     weights = model.state_dict()
     return Writer(write, weights, sum(x.numel() * x.element_size() for x in model.parameters()))
@@ -134,7 +135,7 @@ def main() -> None:
     model = copy.deepcopy(plain)
     for name, writer in writers.items():
         loss = largest_loss(model, writer, prompt)
-        print(f"{name:20}{speeds[name]:10.1f}{speeds[name] / speeds[BEFORE]:8.1f}{sizes[name]:13.1f}{loss:14.1e}")
+        print(f"{name:20}{speeds[name]:10.1f}{speeds[name] / speeds[BEFORE]:8.1f}{sizes[name]:13.2f}{loss:14.1e}")
         assert loss < ROUNDING, f"{name}: a token had a logit {loss} below the largest"
 
     figure = Figure(figsize=(8.5, 3.2), layout="constrained")
