@@ -41,6 +41,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 def test_every_public_function_is_covered() -> None:
     own_files = {
         "Accelerated",
+        "Decoder",
         "FlashRNNConfig",
         "RecurrenceSolution",
         "Replaced",
@@ -50,6 +51,7 @@ def test_every_public_function_is_covered() -> None:
         "accelerate",
         "bcd",
         "compat",
+        "decode",
         "distributed",
         "experimental",
         "fixedpoint",

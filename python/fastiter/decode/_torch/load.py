@@ -74,9 +74,9 @@ def load(
     >>> import tempfile, torch, transformers
     >>> from fastiter.torch import decode
     >>> config = transformers.MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2)
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> transformers.MambaForCausalLM(config).save_pretrained(folder.name)
-    >>> decoder = decode.load(folder.name, weights="int8")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     transformers.MambaForCausalLM(config).save_pretrained(folder)
+    ...     decoder = decode.load(folder, weights="int8")
     >>> decoder.step(torch.tensor([3])).shape
     torch.Size([1, 50])
     """

@@ -68,8 +68,8 @@ class DecoderReport:
     >>> from fastiter.torch import Decoder
     >>> config = transformers.MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1)
     >>> report = Decoder(transformers.MambaForCausalLM(config).eval(), weights="int8").report
-    >>> report.layers[0]
-    DecoderLayer(name='backbone.embeddings.weight', format='int8', rows=50, columns=32, bytes=...)
+    >>> report.layers[0][:4]
+    ('backbone.embeddings.weight', 'int8', 50, 32)
     """
 
     layers: tuple[DecoderLayer, ...]
@@ -88,7 +88,8 @@ class DecoderReport:
 
 def report_of(plan: Plan, matrices: Mapping[Matrix, PackedMatrix], number_size: int) -> DecoderReport:
     """Return the report of a plan with its weights; ``number_size``: bytes of a number of a state."""
-    layers = tuple(DecoderLayer(m.name, p.format, p.N, p.K, p.nbytes) for m, p in matrices.items())
+    ordered = {matrix: matrices[matrix] for matrix, _ in matrices_of(plan)}
+    layers = tuple(DecoderLayer(m.name, p.format, p.N, p.K, p.nbytes) for m, p in ordered.items())
     read = float(sum(matrices[m].nbytes for m in {m for m, is_product in matrices_of(plan) if is_product}))
     for step in plan.steps:
         if isinstance(step, Experts):
