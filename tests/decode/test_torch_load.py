@@ -49,6 +49,15 @@ def test_every_model(name: str, variant: str, tmp_path: Path) -> None:
     assert torch.equal(steps(loaded), steps(Decoder(model, weights="int8", head="bf16")))
 
 
+def test_configs_that_other_packages_register_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As flash-linear-attention does for Mamba."""
+    model = built("Mamba")
+    model.save_pretrained(tmp_path)
+    registered = transformers.models.auto.configuration_auto.CONFIG_MAPPING._extra_content
+    monkeypatch.setitem(registered, "mamba", type("MambaConfig", (transformers.PretrainedConfig,), {}))
+    assert torch.equal(steps(decode.load(tmp_path)), steps(Decoder(model)))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_types_and_prompts(dtype: Any, tmp_path: Path) -> None:
     model = built("Qwen3_5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -258,11 +259,11 @@ def _skeleton(path: str | Path) -> Any:
 
     if not (Path(path) / "config.json").is_file():
         raise FileNotFoundError(f"load: path must be a folder with config.json, got {path}")
-    config = transformers.AutoConfig.from_pretrained(path)
-    names = config.architectures or ["none"]
+    names = json.loads((Path(path) / "config.json").read_text()).get("architectures") or ["none"]
     kind = getattr(transformers, names[0], None)
     if kind is None:
         raise TypeError(f"load: the config must name an architecture of transformers, got {names[0]}")
+    config = kind.config_class.from_pretrained(path)  # other packages may register their own for AutoConfig
     with _WithoutMemory():
         return kind(config).eval()
 
