@@ -168,7 +168,8 @@ def test_every_number_of_float16() -> None:
     one = np.ones_like(every)
     A, C, D = -np.ones((16, 1), np.float32), np.zeros((1, 1, every.shape[2]), np.float16), np.ones(16, np.float32)
     out = ssm.selective_scan(every, one, A, C, C, D)
-    finite = np.isfinite(every.astype(np.float32))
+    with np.errstate(invalid="ignore"):  # ARM64 reports signalling NaN
+        finite = np.isfinite(every.astype(np.float32))
     finite &= np.cumsum(~finite, -1) == 0  # a NaN persists in the state
     assert finite.sum() > 1 << 15
     assert_same_bits(np.abs(out[finite]), np.abs(every[finite]))
