@@ -153,7 +153,7 @@ class Program:
         self._buffers = {name: i for i, name in enumerate(plan.buffers)}
         self._states = {state.name: i for i, state in enumerate(plan.states)}
         self._matrices = matrices
-        states = [(state.name, state.kind in ("keys", "values"), list(state.shape)) for state in plan.states]
+        states = [(state.name, state.grows, list(state.shape)) for state in plan.states]
         steps = [self._described(step) for step in plan.steps]
         bits = 8 * self.dtype.itemsize
         self._program = _core.decode.Program(bits, rows, list(plan.buffers.items()), states, steps)

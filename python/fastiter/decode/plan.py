@@ -87,6 +87,11 @@ class State:
     index: int = 0
     attribute: str | None = None
 
+    @property
+    def grows(self) -> bool:
+        """Whether each step adds an entry: keys and values."""
+        return self.kind in ("keys", "values")
+
 
 @dataclass(frozen=True, eq=False)
 class Operation:

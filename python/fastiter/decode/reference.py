@@ -39,9 +39,7 @@ class Row:
 def initial_states(plan: Any, rows: int) -> dict[str, Array]:
     """Return the states (rows, ...) before the first token: zeros, and no keys and values."""
     return {
-        state.name: np.zeros(
-            (rows, state.shape[0], 0, state.shape[1]) if state.kind in ("keys", "values") else (rows, *state.shape)
-        )
+        state.name: np.zeros((rows, state.shape[0], 0, state.shape[1]) if state.grows else (rows, *state.shape))
         for state in plan.states
     }
 

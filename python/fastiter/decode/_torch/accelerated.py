@@ -214,7 +214,7 @@ def layer_has_started(layer: Any, state: Any) -> bool:
     """Return whether a layer of a cache has the state."""
     if state.attribute is not None:
         return True
-    if state.kind in ("keys", "values"):
+    if state.grows:
         return bool(layer.is_initialized)
     has_started = getattr(layer, f"is_{state.kind}_states_initialized")[state.index]
     return bool(has_started and (state.kind != "conv" or layer.has_previous_state[state.index]))

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from ..plan import Plan, State
 
-_ENTRIES = ("keys", "values")
-
 
 def new_states(plan: Plan, rows: int, dtype: torch.dtype, capacity: int) -> dict[str, Tensor]:
     """Return the states before the first token, with room for ``capacity`` keys and values.
@@ -27,7 +25,7 @@ def new_states(plan: Plan, rows: int, dtype: torch.dtype, capacity: int) -> dict
 
 
 def _shape(state: State, rows: int, capacity: int) -> tuple[int, ...]:
-    if state.kind in _ENTRIES:
+    if state.grows:
         heads, width = state.shape
         return rows, heads, capacity, width
     return rows, *state.shape
@@ -64,7 +62,7 @@ def states_of(
         tensor = _tensor_in(_holder(cache, state, model), state)
         if tensor is not None:
             into = _view(state, states[state.name], length)
-            into = into[:, :, into.shape[2] - tensor.shape[2] :] if state.kind in _ENTRIES else into
+            into = into[:, :, into.shape[2] - tensor.shape[2] :] if state.grows else into
             if into.shape != tensor.shape:
                 raise ValueError(
                     f"states_of: {state.kind} of layer {state.layer} of the cache must have shape "
@@ -86,7 +84,7 @@ def bind(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int, *, m
     """Set the tensors of a cache to views of the states, with ``length`` keys and values."""
     for state in plan.states:
         tensor, holder = _view(state, states[state.name], length), _holder(cache, state, model)
-        if state.kind not in _ENTRIES:
+        if not state.grows:
             _put(holder, state, tensor)
             if state.attribute is None and not isinstance(holder, dict):
                 _mark_state(holder, state, tensor)
@@ -125,7 +123,7 @@ def _put(holder: Any, state: State, tensor: Tensor) -> None:
     elif isinstance(holder, dict):
         others = holder[state.layer]
         holder[state.layer] = (*others[: state.index], tensor, *others[state.index + 1 :])
-    elif state.kind in _ENTRIES:
+    elif state.grows:
         setattr(holder, state.kind, tensor)
     else:
         getattr(holder, f"{state.kind}_states")[state.index] = tensor
@@ -150,7 +148,7 @@ def is_bound(plan: Plan, states: Mapping[str, Tensor], cache: Any, length: int, 
     for state in plan.states:
         expected, holder = _view(state, states[state.name], length), _holder(cache, state, model)
         tensor = _tensor_in(holder, state)
-        if state.kind in _ENTRIES:
+        if state.grows:
             expected = _kept(holder, expected)
         if tensor is None:
             if expected.numel():
@@ -168,7 +166,7 @@ def _view(state: State, tensor: Tensor, length: int) -> Tensor:
     """Return what a cache holds of a state: a transposed convolution's inputs, and the entries so far."""
     if state.kind == "conv":
         return tensor.transpose(1, 2)
-    return tensor[:, :, :length] if state.kind in _ENTRIES else tensor
+    return tensor[:, :, :length] if state.grows else tensor
 
 
 def _kept(layer: Any, entries: Tensor) -> Tensor:
@@ -194,7 +192,7 @@ def _tensor_in(holder: Any, state: State) -> Tensor | None:
         tensor = getattr(holder, state.attribute.rpartition(".")[2])
     elif isinstance(holder, dict):
         tensor = holder[state.layer][state.index]
-    elif state.kind in _ENTRIES:
+    elif state.grows:
         tensor = getattr(holder, state.kind) if holder.is_initialized else None
     else:
         tensor = getattr(holder, f"{state.kind}_states")[state.index]

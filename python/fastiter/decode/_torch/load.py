@@ -123,10 +123,7 @@ class Files:
 
     def tie(self, model: nn.Module) -> None:
         """Let the first name of tied parameters stand for that by which the files have them."""
-        names: dict[int, list[str]] = {}
-        for name, x in model.named_parameters(remove_duplicate=False):
-            names.setdefault(id(x), []).append(name)
-        for first, *others in names.values():
+        for first, *others in _names_of(model).values():
             stored = self.stored_among([first, *others])
             if stored != first and stored in self.names.same:
                 self.names.same[first] = self.names.same[stored]
@@ -271,9 +268,7 @@ def _skeleton(path: str | Path) -> Any:
 def _fill(model: nn.Module, files: Files) -> None:
     """Read everything but the matrices of linear layers, embeddings and experts into a model."""
     shared: dict[int, nn.Parameter] = {}
-    names: dict[int, list[str]] = {}
-    for name, x in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(x), []).append(name)
+    names = _names_of(model)
     for prefix, module in model.named_modules():
         start = f"{prefix}." if prefix else ""
         for name, x in list(module._parameters.items()):
@@ -287,6 +282,14 @@ def _fill(model: nn.Module, files: Files) -> None:
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = files.tensor(start + name).clone()
+
+
+def _names_of(model: nn.Module) -> dict[int, list[str]]:
+    """Return the names of each parameter, several of tied ones, by the parameter's id."""
+    names: dict[int, list[str]] = {}
+    for name, x in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(x), []).append(name)
+    return names
 
 
 def _is_matrix(module: nn.Module, x: Tensor) -> bool:

@@ -51,7 +51,7 @@ class DecoderReport:
     Attributes
     ----------
     layers : tuple of DecoderLayer
-        The matrices, in the order of a step.
+        The matrices that are multiplied, in the order of a step, then those that are only looked up.
     bytes : int
         Bytes of all packed weights.
     bytes_per_token : int
@@ -69,7 +69,7 @@ class DecoderReport:
     >>> config = transformers.MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1)
     >>> report = Decoder(transformers.MambaForCausalLM(config).eval(), weights="int8").report
     >>> report.layers[0][:4]
-    ('backbone.embeddings.weight', 'int8', 50, 32)
+    ('backbone.layers.0.mixer.in_proj.weight', 'int8', 128, 32)
     """
 
     layers: tuple[DecoderLayer, ...]
@@ -88,15 +88,14 @@ class DecoderReport:
 
 def report_of(plan: Plan, matrices: Mapping[Matrix, PackedMatrix], number_size: int) -> DecoderReport:
     """Return the report of a plan with its weights; ``number_size``: bytes of a number of a state."""
-    ordered = {matrix: matrices[matrix] for matrix, _ in matrices_of(plan)}
-    layers = tuple(DecoderLayer(m.name, p.format, p.N, p.K, p.nbytes) for m, p in ordered.items())
+    layers = tuple(DecoderLayer(m.name, p.format, p.N, p.K, p.nbytes) for m, p in matrices.items())
     read = float(sum(matrices[m].nbytes for m in {m for m, is_product in matrices_of(plan) if is_product}))
     for step in plan.steps:
         if isinstance(step, Experts):
             of = [*(step.gate or ()), *step.up, *step.down]
             read -= sum(matrices[m].nbytes for m in of) * (1 - chosen_experts(plan, step) / len(step.up))
     for state in plan.states:
-        if state.kind not in ("keys", "values"):
+        if not state.grows:
             numbers = 1
             for size in state.shape:
                 numbers *= size

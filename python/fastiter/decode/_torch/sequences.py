@@ -14,7 +14,6 @@ from ..._check import type_name
 from ..plan import Plan
 from .cache import length_of, new_states, states_of
 
-_ENTRIES = ("keys", "values")
 #: Keys and values for which there is room from the first one on
 SMALLEST_CAPACITY = 64
 
@@ -23,11 +22,12 @@ class Sequences:
     """States of up to 8 sequences of the same length, in tensors.
 
     ``length`` is the number of tokens so far, which is that of keys and values. ``firsts`` (rows,) is the first token
-    of each row that is not padding, None if there is no padding.
+    of each row that is not padding, None if there is no padding. ``grows`` is whether there are keys and values.
     """
 
     def __init__(self, plan: Plan, rows: int, dtype: torch.dtype) -> None:
         self.plan, self.rows, self.dtype = plan, rows, dtype
+        self.grows = any(state.grows for state in plan.states)
         self.length = 0
         self.capacity = 0
         self.firsts: npt.NDArray[np.int64] | None = None
@@ -36,14 +36,9 @@ class Sequences:
     def use(self, states: dict[str, Tensor], length: int) -> None:
         """Take states over, with ``length`` keys and values."""
         self.states, self.length = states, length
-        entries = [state.name for state in self.plan.states if state.kind in _ENTRIES]
+        entries = [state.name for state in self.plan.states if state.grows]
         self.capacity = states[entries[0]].shape[2] if entries else 0
         self.addresses = np.array([states[state.name].data_ptr() for state in self.plan.states], np.int64)
-
-    @property
-    def grows(self) -> bool:
-        """Whether there are keys and values."""
-        return any(state.kind in _ENTRIES for state in self.plan.states)
 
     def reserve(self, tokens: int) -> None:
         """Make room for more keys and values."""
@@ -52,7 +47,7 @@ class Sequences:
         capacity = max(self.length + tokens, 2 * self.capacity, SMALLEST_CAPACITY)
         states = dict(self.states)
         for state in self.plan.states:
-            if state.kind in _ENTRIES:
+            if state.grows:
                 heads, width = state.shape
                 old = self.states[state.name]
                 states[state.name] = torch.zeros(self.rows, heads, capacity, width, dtype=self.dtype)
@@ -73,10 +68,8 @@ class Sequences:
 
     def saved(self) -> dict[str, Any]:
         """Return copies of the states, keys and values without unused memory."""
-        kinds = {state.name: state.kind for state in self.plan.states}
-        result = {
-            name: (x[:, :, : self.length] if kinds[name] in _ENTRIES else x).clone() for name, x in self.states.items()
-        }
+        growing = {state.name for state in self.plan.states if state.grows}
+        result = {name: (x[:, :, : self.length] if name in growing else x).clone() for name, x in self.states.items()}
         firsts = np.zeros(self.rows, np.int64) if self.firsts is None else self.firsts
         return {"length": torch.tensor(self.length), "firsts": torch.from_numpy(firsts.copy()), **result}
 
