@@ -11,7 +11,7 @@ import fastiter
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from gallery_sources import write_sources  # noqa: E402 (in this folder)
+from gallery_sources import GROUPS, table_of_papers, write_sources  # noqa: E402 (in this folder)
 
 project = "fastiter"
 author = "The fastiter developers"
@@ -59,6 +59,7 @@ sphinx_gallery_conf = {
     "examples_dirs": str(GALLERY_SOURCES),
     "gallery_dirs": "gallery",
     "plot_gallery": False,  # the examples take minutes to run
+    "subsection_order": [f"{GALLERY_SOURCES}/{folder}" for folder, *_ in GROUPS.values()],
     "within_subsection_order": "FileNameSortKey",
     "backreferences_dir": "api/examples",
     "doc_module": ("fastiter",),
@@ -163,7 +164,10 @@ def escape(app: object, what: str, name: str, obj: object, options: object, line
 def prepare(app, config) -> None:
     """Write the API pages and the gallery's programs before Sphinx collects pages, and find other sites."""
     write_api()
-    write_sources(HERE.parent / "examples", HERE / "images" / "gallery", GALLERY_SOURCES)
+    examples, gallery = HERE.parent / "examples", HERE / "gallery"
+    write_sources(examples, HERE / "images" / "gallery", GALLERY_SOURCES)
+    gallery.mkdir(exist_ok=True)
+    (gallery / "papers.rst").write_text(table_of_papers(examples))
     for name, (url, packages) in OTHER_SITES.items():
         if answers(url):
             config.intersphinx_mapping[name] = (url, None)

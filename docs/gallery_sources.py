@@ -1,23 +1,43 @@
 """Copies of the examples for sphinx-gallery, each with a title and the figure of the same name in docs/images/gallery.
 
 Examples take minutes, so none runs when the site is built. The figures on the site are drawn by
-`python examples/NAME.py --figure docs/images/gallery/NAME.png`.
+`python examples/NAME.py --figure docs/images/gallery/NAME.png`. The gallery is grouped by the field `:Starts from:` of
+the docstrings, and its table of papers has their fields `:Paper:`, `:Shows:` and `:Does not show:`.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import shutil
 import textwrap
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 HEADER = """
 Gallery
 
 Single-file programs from the folder ``examples`` of the repository, with the figures that they draw. Each takes
-seconds to minutes on two cores; ``--help`` lists the options.
+seconds to minutes on two cores; ``--help`` lists the options. Those of ``examples/papers`` reproduce published results:
+:doc:`a table of the papers </gallery/papers>` says which. They import ``_script.py``, and ``_paper.py`` in addition;
+keep a downloaded program and these two files in one folder.
+
+.. toctree::
+   :hidden:
+
+   papers
 """
-#: Titles of examples; an example that is not listed is titled by the first sentence of its docstring
+#: Folders of the gallery: what a reader has, the title, and a sentence
+GROUPS = {
+    "a model": ("model", "You have a model", "A network or language model that should compute the same, but faster."),
+    "a training run": ("training", "You have a training run", "A model to train, and choices to make on the way."),
+    "a matrix": ("matrix", "You have a matrix", "A linear system, or a sum of squares with constraints or penalties."),
+    "a map": ("map", "You have a map", "A function whose fixed point, or zero, is wanted."),
+    "a decision": ("decision", "You have a decision", "States, actions, chances and rewards or costs, all known."),
+    "feedback": ("feedback", "You have feedback", "Choices whose consequences are only known after they are made."),
+}
+#: Titles of examples; an example that is not listed is titled by its docstring up to the first colon or period
 TITLES = {
     "char_lm": "Character-level language models",
     "constrained_logistic": "Logistic regression on a sphere",
@@ -56,33 +76,95 @@ TITLES = {
 }
 
 
+@dataclass(frozen=True)
+class Program:
+    """An example that can be run."""
+
+    path: Path
+
+    @cached_property
+    def source(self) -> str:
+        """The text of the file."""
+        return self.path.read_text()
+
+    @cached_property
+    def docstring(self) -> str:
+        """The docstring of the file."""
+        return ast.get_docstring(ast.parse(self.source)) or self.path.stem
+
+    @cached_property
+    def title(self) -> str:
+        """The title on the site."""
+        return TITLES.get(self.path.stem, re.split(r"(?<=\w)[.:]\s", self.docstring)[0].rstrip("."))
+
+    @cached_property
+    def fields(self) -> dict[str, str]:
+        """The fields at the end of the docstring, each on one line."""
+        found = re.findall(r"^:([A-Z][\w ]*): (.*(?:\n +.*)*)", self.docstring, flags=re.MULTILINE)
+        return {name: " ".join(text.split()) for name, text in found}
+
+    @property
+    def group(self) -> str:
+        """The folder of the gallery."""
+        return GROUPS[self.fields["Starts from"]][0]
+
+
+def programs(examples: Path) -> list[Program]:
+    """Return the programs in the folder of the examples and in its folder papers."""
+    paths = sorted([*examples.glob("*.py"), *examples.glob("papers/*.py")])
+    return [program for path in paths if "__name__ ==" in (program := Program(path)).source and path.name[0] != "_"]
+
+
 def write_sources(examples: Path, images: Path, to: Path) -> None:
-    """Write a copy of each example that is a program.
+    """Write a copy of each example that is a program into the folder of its group.
 
     Parameters
     ----------
     examples, images, to : Path
         The folders of the examples, of their figures, and of the copies; the last one is emptied first.
     """
-    to.mkdir(parents=True, exist_ok=True)
-    for old in to.iterdir():
-        old.unlink()
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
     (to / "README.rst").write_text(HEADER.lstrip())
-    for path in sorted(examples.glob("*.py")):
-        source = path.read_text()
-        if not path.name.startswith("_") and '__name__ == "__main__"' in source:
-            (to / path.name).write_text(_copy(path.stem, source, images / f"{path.stem}.png"))
+    for folder, title, sentence in GROUPS.values():
+        (to / folder).mkdir()
+        (to / folder / "README.rst").write_text(f"{title}\n{'-' * len(title)}\n\n{sentence}\n")
+    for program in programs(examples):
+        (to / program.group / program.path.name).write_text(_copy(program, images / f"{program.path.stem}.png"))
 
 
-def _copy(name: str, source: str, figure: Path) -> str:
+def table_of_papers(examples: Path) -> str:
+    """Return a page with a table of the papers, what each file shows of them, and what it does not show."""
+    rows = ["Papers", "======", "", HEADING_OF_TABLE]
+    for program in programs(examples):
+        if "Paper" in program.fields:
+            name = program.path.stem
+            file = f":doc:`{name} </gallery/{program.group}/{name}>`"
+            cells = [file, *(program.fields[key] for key in ("Paper", "Shows", "Does not show"))]
+            rows += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(cells)]
+    return "\n".join(rows) + "\n"
+
+
+HEADING_OF_TABLE = """
+Each file of ``examples/papers`` reproduces the core of a paper at a size that takes less than two minutes on two cores,
+and asserts the numbers that its first lines claim.
+
+.. list-table::
+   :header-rows: 1
+   :widths: 15 35 30 20
+
+   * - file
+     - paper
+     - what the file shows
+     - what it does not show"""[1:]
+
+
+def _copy(program: Program, figure: Path) -> str:
     """Return the source with a docstring that starts with a title and ends with the figure, if there is one."""
-    module = ast.parse(source)
-    text = ast.get_docstring(module) or name
-    title = TITLES.get(name, re.split(r"(?<=\w)[.:]\s", text)[0].rstrip("."))
-    blocks = [title, "=" * len(title), "", *map(_block, text.split("\n\n"))]
+    blocks = [program.title, "=" * len(program.title), "", *map(_block, program.docstring.split("\n\n"))]
     if figure.exists():
-        blocks.append(f".. image:: /images/gallery/{figure.name}\n   :alt: The figure that {name}.py draws")
-    rest = source.split("\n")[module.body[0].end_lineno or 0 :]
+        blocks.append(f".. image:: /images/gallery/{figure.name}\n   :alt: The figure that {program.path.name} draws")
+    rest = program.source.split("\n")[ast.parse(program.source).body[0].end_lineno or 0 :]
     thumbnail = f"# sphinx_gallery_thumbnail_path = 'images/gallery/{figure.name}'" if figure.exists() else ""
     return "\n".join(['r"""', *blocks, '"""', *rest, thumbnail]).rstrip() + "\n"
 

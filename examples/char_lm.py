@@ -11,6 +11,8 @@ to a hundredth of a bit, as do two runs of torch.nn whose initial weights differ
 
     python examples/char_lm.py            # half a minute; writes char_lm.png next to this file
     python examples/char_lm.py --help
+
+:Starts from: a training run
 """
 
 from __future__ import annotations

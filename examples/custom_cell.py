@@ -6,6 +6,8 @@ unit; the 2 x 2 block structure of its Jacobian is detected automatically.
 
     python examples/custom_cell.py            # some seconds on one core; writes custom_cell.png next to this file
     python examples/custom_cell.py --help
+
+:Starts from: a map
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ numbers that the packed weights stand for: at every place, the token must have t
 
     python examples/decode_stream.py            # a minute on two cores; writes decode_stream.png next to this file
     python examples/decode_stream.py --help
+
+:Starts from: a model
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ computes the recurrence step by step, and its gradient in a time that is quadrat
 
     python examples/mamba_cpu.py            # a minute on two cores; writes mamba_cpu.png next to this file
     python examples/mamba_cpu.py --help
+
+:Starts from: a model
 """
 
 from __future__ import annotations

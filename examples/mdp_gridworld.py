@@ -1,4 +1,7 @@
-"""A slippery grid world solved by four methods: sweeps, seconds and errors, and the values as an image."""
+"""A slippery grid world solved by four methods: sweeps, seconds and errors, and the values as an image.
+
+:Starts from: a decision
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@
 
 The problem is -Laplace u = 1 on the unit square with u = 0 on its edge, by the 5-point stencil. Needs scipy and
 matplotlib.
+
+:Starts from: a matrix
 """
 
 from __future__ import annotations

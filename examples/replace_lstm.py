@@ -6,6 +6,8 @@ prediction and training are timed with torch's layers and with fastiter's, in tu
 
     python examples/replace_lstm.py            # half a minute on two cores; writes replace_lstm.png next to this file
     python examples/replace_lstm.py --help
+
+:Starts from: a model
 """
 
 from __future__ import annotations

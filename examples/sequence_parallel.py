@@ -6,6 +6,8 @@ length. The script checks that the results equal those of one process, and measu
 
     torchrun --nproc-per-node 2 examples/sequence_parallel.py            # a minute on two cores
     torchrun --nproc-per-node 2 examples/sequence_parallel.py --help
+
+:Starts from: a model
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 
 The change is one import: fastiter.relax.compat has the functions of pyamg.relaxation.relaxation. A second way prepares
 the matrix of each level itself, which offers orders that PyAMG does not have. Needs pyamg.
+
+:Starts from: a matrix
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def transport_sweep(
     Notes
     -----
     The mean flux of a cell may be negative where ``sigma h`` is above ``2 |mu|``: the scheme is of second order, not
-    positive. `examples/dsa.py` accelerates source iteration by diffusion.
+    positive. `examples/papers/dsa.py` accelerates source iteration by diffusion.
 
     References
     ----------
