@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,24 @@ def sinkhorn(C: Array, a: Array, b: Array, epsilon: float, steps: int) -> tuple[
         if step < steps:
             f = np.array([epsilon * (_log(a[i]) - _log_sum_exp((g - C[i]) / epsilon)) for i in range(len(a))])
     return f, g
+
+
+def mirror_prox_step(
+    x: Array, r: Array, B: Callable[[Array], Array], t: float, beta: float = 0.0
+) -> tuple[Array, Array]:
+    """Return z and the next x (n,) of mirror prox on one simplex, with the reference r (n,).
+
+    z ~ (x exp(-t B x) r^(beta t))^(1 / (1 + beta t)),  next ~ (x exp(-t B z) r^(beta t))^(1 / (1 + beta t))
+
+    where ~ is equality after normalising the sum to 1.
+    """
+
+    def moved(direction: Array) -> Array:
+        power = (x * np.exp(-t * direction) * r ** (beta * t)) ** (1 / (1 + beta * t))
+        return np.asarray(power / power.sum())
+
+    z = moved(B(x))
+    return z, moved(B(z))
 
 
 def _log(x: float) -> float:

@@ -276,6 +276,19 @@ def test_failures_are_reported() -> None:
         ),
         (lambda: monotone.mirror_prox(game, (np.ones(7), np.ones(5)), step=1.0), "x0 must be positive, with the sum 1"),
         (lambda: monotone.mirror_prox(game, (np.ones(1),)), "step must be a number if lipschitz is None"),
+        (lambda: monotone.mirror_prox(game, (np.ones(1),), step=1.0, beta=-1.0), "beta must be finite and at least 0"),
+        (
+            lambda: monotone.mirror_prox(game, (np.ones(1),), step=1.0, reference=(np.ones(1),)),
+            "reference must be None if beta is 0, got tuple",
+        ),
+        (
+            lambda: monotone.mirror_prox(game, (np.ones(1),), step=1.0, beta=1.0, reference=(np.full(2, 0.5),)),
+            "reference must have the blocks of x0",
+        ),
+        (
+            lambda: monotone.mirror_prox(game, (np.ones(1),), step=1.0, beta=1.0, reference=(np.zeros(1),)),
+            "reference must be positive, with the sum 1",
+        ),
         (
             lambda: monotone.primal_dual(soft, soft, (soft,), (np.ones(1), np.ones(1)), norm_bound=1.0),  # type: ignore[arg-type]
             r"operators must be a tuple \(K, K_T\)",

@@ -68,7 +68,8 @@ def with_a_matrix(pick: Pick) -> dict[str, Any]:
 @calls(f"{MONOTONE}.mirror_prox", also=OPERATORS)
 def on_simplices(pick: Pick) -> dict[str, Any]:
     even = np.full(3, 1 / 3, pick.one_of(REAL))
-    return {"forward": turned, "x0": (even, even), "step": 0.5, "average": pick.flag(), **ends(pick)}
+    entropy: dict[str, Any] = pick.one_of(({}, {"beta": 0.5}, {"beta": 0.5, "reference": (even, even)}))
+    return {"forward": turned, "x0": (even, even), "step": 0.5, "average": pick.flag(), **entropy, **ends(pick)}
 
 
 def turned(x: tuple[Any, Any]) -> tuple[Any, Any]:
