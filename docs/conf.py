@@ -1,5 +1,6 @@
 """Settings for Sphinx, which builds the site from this folder: make docs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -59,7 +60,7 @@ sphinx_gallery_conf = {
     "examples_dirs": str(GALLERY_SOURCES),
     "gallery_dirs": "gallery",
     "plot_gallery": False,  # the examples take minutes to run
-    "subsection_order": [f"{GALLERY_SOURCES}/{folder}" for folder, *_ in GROUPS.values()],
+    "subsection_order": [os.path.relpath(GALLERY_SOURCES / folder, HERE) for folder, *_ in GROUPS.values()],
     "within_subsection_order": "FileNameSortKey",
     "backreferences_dir": "api/examples",
     "doc_module": ("fastiter",),
