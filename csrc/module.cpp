@@ -142,6 +142,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.attr("version") = FASTITER_VERSION;
     m.def("isa_chosen", isa_chosen);
     m.def("isa_built", isa_built);
+    m.def("fuses_multiply_add", fuses_multiply_add);
     m.def("isa_available", isa_available);
     m.def("thread_count", thread_count);
     m.def("set_thread_count", set_thread_count);

@@ -56,6 +56,14 @@ std::string names(bool only_running) {
 Level level() { return chosen->level; }
 const char* isa_chosen() { return chosen->name; }
 
+bool fuses_multiply_add() {
+#if defined(__aarch64__)
+    return true;
+#else
+    return level() != Level::baseline;
+#endif
+}
+
 const char* isa_built() {
     static const std::string text = names(false);
     return text.c_str();

@@ -7,8 +7,13 @@
 #include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
+#if defined(__AVX2__) || defined(__aarch64__)
+#define FASTITER_FUSES // fma() rounds once
+#endif
 #define FASTITER_INLINE inline __attribute__((always_inline))
 // For code that several loops call and none depends on for speed: keeps one copy where the compiler would inline one
 // per call.
@@ -158,6 +163,8 @@ FASTITER_INLINE vec<float> widen_f16(half_words x) {
     return (vec<float>)_mm512_cvtph_ps((__m256i)x);
 #elif defined(__AVX2__) && defined(__F16C__)
     return (vec<float>)_mm256_cvtph_ps((__m128i)x);
+#elif defined(__aarch64__)
+    return (vec<float>)vcvt_f32_f16((float16x4_t)x);
 #else
     // The exponent's bias differs by 112: a product with 2^112 corrects it and normalises subnormal numbers.
     const words bits = __builtin_convertvector(x, words), sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13;
@@ -171,6 +178,8 @@ FASTITER_INLINE half_words narrow_f16(vec<float> v) {
     return (half_words)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #elif defined(__AVX2__) && defined(__F16C__)
     return (half_words)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__aarch64__)
+    return (half_words)vcvt_f16_f32((float32x4_t)v);
 #else
     const words bits = (words)v, sign = (bits >> 16) & 0x8000, rest = bits & 0x7fffffff;
     // Subnormal results: adding 0.5 leaves the rounded significand, in units of 2^-24, in the lowest bits.
@@ -252,12 +261,14 @@ FASTITER_INLINE void stream_fence() {
 #endif
 }
 
-// a * b + c, rounded once if the instruction set has fused multiply-add
+// a * b + c, rounded once if the instruction set has fused multiply-add, as all have but the baseline of x86
 FASTITER_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
 #if defined(__AVX512F__)
     return (vec<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
     return (vec<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vec<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     return a * b + c;
 #endif
@@ -268,6 +279,8 @@ FASTITER_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
     return (vec<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 #elif defined(__AVX2__)
     return (vec<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+    return (vec<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #else
     return a * b + c;
 #endif

@@ -44,7 +44,13 @@ template <class T> FASTITER_INLINE vec<T> sign_mask(vec<T> a) { return a >> int(
 using vec16 = vec<int16_t>;
 using vec32 = vec<int32_t>;
 
-#if !defined(__SSE2__)
+#if defined(__aarch64__)
+// The products of the first and of the last four lanes
+FASTITER_INLINE int32x4_t products_low(vec16 a, vec16 b) {
+    return vmull_s16(vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b));
+}
+FASTITER_INLINE int32x4_t products_high(vec16 a, vec16 b) { return vmull_high_s16((int16x8_t)a, (int16x8_t)b); }
+#elif !defined(__SSE2__)
 // Double-width integers, for instruction sets without the intrinsics below
 using wide16 __attribute__((vector_size(2 * kVectorBytes))) = int32_t;
 FASTITER_INLINE wide16 widened(vec16 a) { return __builtin_convertvector(a, wide16); }
@@ -59,6 +65,8 @@ FASTITER_INLINE vec16 mul_high(vec16 a, vec16 b) {
     return (vec16)_mm256_mulhi_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
     return (vec16)_mm_mulhi_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    return (vec16)vuzp2q_s16((int16x8_t)products_low(a, b), (int16x8_t)products_high(a, b));
 #else
     return narrowed(widened(a) * widened(b) >> 16);
 #endif
@@ -73,6 +81,8 @@ FASTITER_INLINE vec16 mul_rounded(vec16 a, vec16 b) {
 #elif defined(__SSE2__)
     const vec<uint16_t> low = (vec<uint16_t>)mul_mod<int16_t>(a, b), high = (vec<uint16_t>)mul_high(a, b);
     return (vec16)((high + high + (low >> 15)) + ((low >> 14) & 1));
+#elif defined(__aarch64__)
+    return (vec16)vqrdmulhq_s16((int16x8_t)a, (int16x8_t)b);
 #else
     return narrowed((widened(a) * widened(b) + (1 << 14)) >> 15);
 #endif
@@ -86,6 +96,8 @@ FASTITER_INLINE vec16 add_saturated(vec16 a, vec16 b) {
     return (vec16)_mm256_adds_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
     return (vec16)_mm_adds_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    return (vec16)vqaddq_s16((int16x8_t)a, (int16x8_t)b);
 #else
     const wide16 sum = widened(a) + widened(b), low = sum < -32768 ? wide16{} - 32768 : sum;
     return narrowed(low > 32767 ? wide16{} + 32767 : low);
@@ -100,6 +112,8 @@ FASTITER_INLINE vec32 mul_pairs(vec32 a, vec32 b) {
     return (vec32)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
     return (vec32)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    return (vec32)vpaddq_s32(products_low((vec16)a, (vec16)b), products_high((vec16)a, (vec16)b));
 #else
     const vec32 low = mul_mod<int32_t>(shift_left<int32_t>(a, 16) >> 16, shift_left<int32_t>(b, 16) >> 16);
     return add_mod<int32_t>(low, mul_mod<int32_t>(a >> 16, b >> 16));

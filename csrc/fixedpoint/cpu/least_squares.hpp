@@ -36,6 +36,8 @@ FASTITER_INLINE vec<double> root_of(vec<double> v) {
     return (vec<double>)_mm512_sqrt_pd((__m512d)v);
 #elif defined(__AVX2__)
     return (vec<double>)_mm256_sqrt_pd((__m256d)v);
+#elif defined(__aarch64__)
+    return (vec<double>)vsqrtq_f64((float64x2_t)v);
 #else
     for (int i = 0; i < lanes<double>; ++i) v[i] = __builtin_sqrt(v[i]);
     return v;

@@ -34,6 +34,20 @@ template <class T, int Direction> FASTITER_INLINE vec<T> nearby(vec<T> v) {
         return (vec<T>)_mm256_round_ps((__m256)v, Direction | 8);
     else
         return (vec<T>)_mm256_round_pd((__m256d)v, Direction | 8);
+#elif defined(__aarch64__)
+    if constexpr (sizeof(T) == 4) {
+        const float32x4_t x = (float32x4_t)v;
+        return (vec<T>)(Direction == kEven   ? vrndnq_f32(x)
+                        : Direction == kDown ? vrndmq_f32(x)
+                        : Direction == kUp   ? vrndpq_f32(x)
+                                             : vrndq_f32(x));
+    } else {
+        const float64x2_t x = (float64x2_t)v;
+        return (vec<T>)(Direction == kEven   ? vrndnq_f64(x)
+                        : Direction == kDown ? vrndmq_f64(x)
+                        : Direction == kUp   ? vrndpq_f64(x)
+                                             : vrndq_f64(x));
+    }
 #else
     // Adding 2^mantissa removes the fraction. Numbers that large, and NaN, have none.
     const vec<T> limit = broadcast(sizeof(T) == 4 ? T(8388608.0) : T(4503599627370496.0));

@@ -273,7 +273,7 @@ def _plain(dtype: np.dtype[Any], formats: Formats, products: Products) -> Accumu
 
 def _plain_kernel(x: Array, y: Array, out: Array, exact: bool) -> None:
     """Multiply by fused multiply-adds; ``exact``: products are exact, so that separate roundings give the same."""
-    if not exact and _core.isa_chosen() == "baseline":
+    if not exact and not _core.fuses_multiply_add():
         return _in_parts(x, y, out)
     (M, K), N = x.shape, y.shape[1]
     _GEMM[out.dtype](M, N, K, *_steps(x), *_steps(y), 0, out)

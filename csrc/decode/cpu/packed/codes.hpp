@@ -12,6 +12,10 @@ FASTITER_INLINE vec<int32_t> widen_bytes(const uint8_t* bytes) {
     return (vec<int32_t>)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 #elif defined(__AVX2__)
     return (vec<int32_t>)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+#elif defined(__aarch64__)
+    uint32_t four;
+    __builtin_memcpy(&four, bytes, sizeof four);
+    return (vec<int32_t>)vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)))));
 #else
     const auto* x = reinterpret_cast<const int8_t*>(bytes);
     return vec<int32_t>{x[0], x[1], x[2], x[3]};
@@ -69,6 +73,10 @@ FASTITER_INLINE vec<float> look_up(const float (&values)[16], words codes, int j
     const __m256 low = _mm256_permutevar8x32_ps((__m256)load(values), index);
     const __m256 high = _mm256_permutevar8x32_ps((__m256)load(values + 8), index);
     return (vec<float>)_mm256_blendv_ps(low, high, (__m256)(codes << (28 - 4 * j)));
+#elif defined(__aarch64__)
+    const words first_byte = (codes >> 4 * j & 15) << 2, bytes = first_byte * 0x01010101 + 0x03020100;
+    const auto* table = reinterpret_cast<const uint8_t*>(values);
+    return (vec<float>)vqtbl4q_u8(vld1q_u8_x4(table), (uint8x16_t)bytes);
 #else
     vec<float> found;
     for (int i = 0; i < lanes<float>; ++i) found[i] = values[codes[i] >> 4 * j & 15];

@@ -147,7 +147,7 @@ template <bool OWN> Tiles<float> nearest_tiles(Rounding r) {
 
 bool has_own_exponents(const FloatAccumulator& f) { return f.min_exponent == -126; }
 
-#if defined(__AVX2__)
+#if defined(FASTITER_FUSES)
 bool is_machines_own(const QuantMatmul& g) {
     const FloatAccumulator& f = g.acc;
     return !g.in_double && f.rounding == Rounding::even && f.mantissa == 23 && has_own_exponents(f) &&
@@ -227,7 +227,7 @@ private:
 template <class F> auto with_product(const QuantMatmul& g, F&& f) {
     const Rounding r = g.acc.rounding;
     const bool own = has_own_exponents(g.acc);
-#if defined(__AVX2__)
+#if defined(FASTITER_FUSES)
     if (is_machines_own(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, Sum::machine, true>()));
 #endif
     const bool serves = own || r == Rounding::half_away || NearestEven::serves(g.acc);
