@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from importlib.util import find_spec
+from platform import machine
 
 import pytest
 
@@ -15,6 +16,12 @@ pytest_collect_file = sybil.Sybil(
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     excludes=["docs/benchmark_tables.md"],
 ).pytest()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let NumPy's products of matrices warn on ARM64, where those of some BLAS libraries do so for finite numbers."""
+    if machine() in ("aarch64", "arm64"):
+        config.addinivalue_line("filterwarnings", "ignore:.* encountered in matmul:RuntimeWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
