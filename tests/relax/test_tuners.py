@@ -66,7 +66,7 @@ def test_tsallis_is_the_specification_bit_for_bit(name: str, seed: int) -> None:
     rounds = contexts(600, seed % 100)
     assert play(tuner, rounds) == play(spec, rounds)
     learners = [spec] if name == "TsallisINF" else spec.learners
-    state = tuner.state()
+    state = tuner.state_dict()
     np.testing.assert_array_equal(state["estimate"], [learner.k for learner in learners])
     np.testing.assert_array_equal(state["rounds"], [learner.rounds for learner in learners])
     for at, learner in zip(np.linspace(-0.4, 1.4, len(learners)), learners, strict=True):
@@ -79,7 +79,7 @@ def test_chebcb_is_the_specification(seed: int) -> None:
     tuner, spec = TUNERS["ChebCB"](seed), specified("ChebCB", seed)
     rounds = contexts(300, seed)
     assert play(tuner, rounds) == play(spec, rounds)
-    state = tuner.state()
+    state = tuner.state_dict()
     features = np.array([spec.feature(x) for x in np.linspace(*BOUNDS, 9)])
     np.testing.assert_allclose(features @ state["theta"].T, features @ spec.theta.T, rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(state["misfit"], spec.misfit, rtol=1e-6, atol=1e-3)
@@ -94,7 +94,7 @@ def test_fits_are_least_squares_in_the_box(degree: int) -> None:
     for _ in range(60):
         tuner.predict(rng.uniform(-1, 1))
         tuner.update(int(rng.integers(10, 20)))
-        state = tuner.state()
+        state = tuner.state_dict()
         low, high = state["numbers"][:2]
         limit = np.array([high + 1, *(2 * (high - low) / np.arange(1, degree + 1))])
         for theta, gram, moment in zip(state["theta"], state["gram"], state["moment"], strict=True):
@@ -124,11 +124,11 @@ def test_probabilities_are_those_of_the_draws(name: str) -> None:
     tuner = TUNERS[name](1)
     np.testing.assert_allclose(tuner.probabilities(0.2), np.full(20, 1 / 20))
     play(tuner, contexts(40))
-    p, state, drawn = tuner.probabilities(0.2), tuner.state(), np.zeros(20)
+    p, state, drawn = tuner.probabilities(0.2), tuner.state_dict(), np.zeros(20)
     assert p.sum() == pytest.approx(1) and (p >= 0).all()
     for count in range(4000):  # the same state, other draws
         state["generator"][1] = 1000 + count
-        tuner.load(state)
+        tuner.load_state_dict(state)
         drawn[np.flatnonzero(tuner.predict(0.2) == ARMS)] += 1
     assert (np.abs(drawn - 4000 * p) <= 5 * np.sqrt(4000 * p * (1 - p)) + 1).all()
 
@@ -141,7 +141,7 @@ def test_twenty_steps_from_minus_one_do_not_reach_the_root(rounds: int) -> None:
     """
     tuner = TsallisINF(ARMS, rng=1)
     play(tuner, contexts(rounds))
-    state = tuner.state()
+    state = tuner.state_dict()
     sums = state["estimate"][0] / (state["total"][0] / state["rounds"][0])
     eta, x = 2 / np.sqrt(rounds + 1), -1.0
     with np.errstate(all="ignore"):  # x may exceed all sums, and then leaves them without bound
@@ -220,20 +220,20 @@ def test_saved_and_loaded_midway(name: str, is_between: bool) -> None:
     play(other, contexts(20, 8))
     if is_between:
         tuner.predict(0.7)
-    state = tuner.state()
+    state = tuner.state_dict()
     saved, file = copy.deepcopy(state), io.BytesIO()
     np.savez(file, **state)
     file.seek(0)
     with np.load(file) as kept:
-        other.load(dict(kept))
+        other.load_state_dict(dict(kept))
     if is_between:
         tuner.update(12)
         other.update(12)
     assert play(tuner, contexts(150, 1)) == play(other, contexts(150, 1))
     for key, value in saved.items():  # the state is copied on save and on load
         np.testing.assert_array_equal(state[key], value)
-    for key, value in tuner.state().items():
-        np.testing.assert_array_equal(other.state()[key], value)
+    for key, value in tuner.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[key], value)
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
@@ -241,8 +241,8 @@ def test_saved_and_loaded_midway(name: str, is_between: bool) -> None:
 
 def loaded(change: Callable[[dict[str, Any]], Any], name: str = "ChebCB") -> None:
     tuner = TUNERS[name](0)
-    state = tuner.state()
-    tuner.load(change(state) or state)
+    state = tuner.state_dict()
+    tuner.load_state_dict(change(state) or state)
 
 
 ERRORS: list[tuple[type[Exception], str, Callable[[], Any]]] = [
@@ -288,35 +288,39 @@ ERRORS: list[tuple[type[Exception], str, Callable[[], Any]]] = [
         "ChebCB.probabilities: context must be from -0.5 to 1.5, got nan",
         lambda: TUNERS["ChebCB"](0).probabilities(float("nan")),
     ),
-    (TypeError, "ChebCB.load: state must be a dict of arrays, got list", lambda: TUNERS["ChebCB"](0).load([])),
     (
-        ValueError,
-        "ChebCB.load: state must have the arrays arms, generator, bounds, gram",
-        lambda: TUNERS["ChebCB"](0).load(TUNERS["TsallisINF"](0).state()),
+        TypeError,
+        "ChebCB.load_state_dict: state must be a dict of arrays, got list",
+        lambda: TUNERS["ChebCB"](0).load_state_dict([]),
     ),
     (
         ValueError,
-        "ChebCB.load: theta must have shape (20, 5), got (20, 6)",
+        "ChebCB.load_state_dict: state must have the arrays arms, generator, bounds, gram",
+        lambda: TUNERS["ChebCB"](0).load_state_dict(TUNERS["TsallisINF"](0).state_dict()),
+    ),
+    (
+        ValueError,
+        "ChebCB.load_state_dict: theta must have shape (20, 5), got (20, 6)",
         lambda: loaded(lambda s: s.update(theta=np.zeros((20, 6)))),
     ),
     (
         TypeError,
-        "ChebCB.load: theta must be an array of float64, got dtype float32",
+        "ChebCB.load_state_dict: theta must be an array of float64, got dtype float32",
         lambda: loaded(lambda s: s.update(theta=np.zeros((20, 5), np.float32))),
     ),
     (
         ValueError,
-        "ChebCB.load: arms must be those of this tuner, got others",
+        "ChebCB.load_state_dict: arms must be those of this tuner, got others",
         lambda: loaded(lambda s: s.update(arms=s["arms"] + 1)),
     ),
     (
         ValueError,
-        "ChebCB.load: bounds must be [-0.5, 1.5], got [0.5, 2.5]",
+        "ChebCB.load_state_dict: bounds must be [-0.5, 1.5], got [0.5, 2.5]",
         lambda: loaded(lambda s: s.update(bounds=s["bounds"] + 1)),
     ),
     (
         ValueError,
-        "ChebCB.load: pending must be -1 or below [20], got [20]",
+        "ChebCB.load_state_dict: pending must be -1 or below [20], got [20]",
         lambda: loaded(lambda s: s.update(pending=np.array([20]))),
     ),
     (
@@ -364,14 +368,82 @@ def test_the_order_of_the_calls(name: str) -> None:
     with pytest.raises(RuntimeError, match=f"{name}.update: predict must be called before, got no prediction"):
         tuner.update(3)
     tuner.predict(0.0)
-    before = tuner.state()
+    before = tuner.state_dict()
     with pytest.raises(RuntimeError, match=f"{name}.predict: update must follow each prediction, got a second"):
         tuner.predict(0.0)
     for wrong, error in [(-1, ValueError), (np.inf, ValueError), (np.nan, ValueError), ("3", TypeError)]:
         with pytest.raises(error, match=rf"{name}\.update: iterations must be .* got"):
             tuner.update(wrong)
     for key, value in before.items():
-        np.testing.assert_array_equal(tuner.state()[key], value)
+        np.testing.assert_array_equal(tuner.state_dict()[key], value)
+
+
+# ---- any problem ----------------------------------------------------------------------------------------------------
+
+
+@every_tuner
+def test_choices_and_losses_are_predictions_and_iterations(name: str) -> None:
+    """A loss is a number of iterations without the one that every system takes; the order of the calls may be mixed."""
+    asked, tuner, same = TUNERS[name](3), TUNERS[name](3), TUNERS[name](3)
+    for t, context in enumerate(contexts(200)):
+        choice = asked.ask(context)
+        omega = tuner.predict(context)
+        assert type(choice) is int and ARMS[choice] == omega
+        taken = iterations(omega, context, t % 3)
+        asked.tell(choice, taken - 1)
+        tuner.update(taken)
+        (same.predict if t % 2 else same.ask)(context)
+        same.tell(np.int64(choice), np.float32(taken - 1)) if t % 3 else same.update(taken)
+    for key, value in tuner.state_dict().items():
+        np.testing.assert_array_equal(asked.state_dict()[key], value)
+        np.testing.assert_array_equal(same.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_scale_of_losses_does_not_matter(scale: float) -> None:
+    """Losses far below 1 are learned from as well, which numbers of iterations never are."""
+    tuner = TsallisINF(range(3), rng=0)
+    rng, chosen = np.random.default_rng(0), np.zeros(3)
+    for _ in range(2000):
+        choice = tuner.ask()
+        chosen[choice] += 1
+        tuner.tell(choice, scale * float(rng.random() < (0.6, 0.2, 0.8)[choice]))
+    assert chosen[1] > 1500
+
+
+@every_tuner
+def test_refused_feedback_changes_nothing(name: str) -> None:
+    tuner = TUNERS[name](0)
+    play(tuner, contexts(30))
+
+    def refused(error: type[Exception], message: str, call: Callable[[], Any]) -> None:
+        before = tuner.state_dict()
+        with pytest.raises(error, match=re.escape(f"{name}.{message}")):
+            call()
+        for key, value in tuner.state_dict().items():
+            np.testing.assert_array_equal(value, before[key], strict=True)
+
+    refused(RuntimeError, "tell: ask must be called before, got no choice to learn about", lambda: tuner.tell(0, 1.0))
+    choice = tuner.ask(0.3)
+    refused(RuntimeError, "ask: tell must follow each choice, got a second call", lambda: tuner.ask(0.3))
+    unknown = (choice + 1) % 20
+    for given, error, message in [
+        (unknown, ValueError, f"choice must be the one that was drawn, {choice}, got {unknown}"),
+        (20, ValueError, "choice must be at most 19, got 20"),
+        (-1, ValueError, "choice must be at least 0, got -1"),
+        (float(choice), TypeError, "choice must be an int, got float"),
+        (None, TypeError, "choice must be an int, got NoneType"),
+    ]:
+        refused(error, f"tell: {message}", lambda given=given: tuner.tell(given, 1.0))
+    for loss in (-1e-9, np.inf, np.nan, 2e300, 10**400):
+        refused(ValueError, "tell: loss must be from 0 to 1e300, got", lambda loss=loss: tuner.tell(choice, loss))
+    for loss in ("3", None, True, [1.0]):
+        refused(TypeError, "tell: loss must be a number, got", lambda loss=loss: tuner.tell(choice, loss))
+    tuner.tell(choice, 0.0)
+    if name != "TsallisINF":
+        refused(ValueError, "ask: context must be from -0.5 to 1.5, got 1.6", lambda: tuner.ask(1.6))
+    other = TUNERS["ChebCB" if name != "ChebCB" else "TsallisINF"](0).state_dict()
+    refused(ValueError, "load_state_dict: state must have the arrays", lambda: tuner.load_state_dict(other))
 
 
 # ---- solve_sequence -------------------------------------------------------------------------------------------------
@@ -398,8 +470,8 @@ def test_a_sequence_is_the_solver_one_by_one(method: str, warm_start: bool) -> N
         assert alone.steps == solution.steps == steps and solution.converged
         again.update(alone.steps)
         x = alone.value
-    for key, value in tuner.state().items():
-        np.testing.assert_array_equal(again.state()[key], value)
+    for key, value in tuner.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[key], value)
 
 
 def test_a_system_that_does_not_converge_counts_as_max_steps() -> None:

@@ -161,6 +161,8 @@ def learned(kind: str, arms: Any, rng: Any, context: Any, iterations: Any, how: 
     for _ in range(3):
         chosen.append(tuner.predict(context))
         tuner.update(iterations)
+        chosen.append(tuner.ask(context))
+        tuner.tell(chosen[-1], iterations)
     return np.array(chosen), tuner.probabilities(context)
 
 
@@ -168,7 +170,9 @@ def enter_tuner(kind: str, how: dict[str, Any], context: float | None) -> None:
     def run(arms: Any, rng: Any, context: Any, iterations: Any, **how: Any) -> Any:
         return learned(kind, arms, rng, context, iterations, how)
 
-    @calls(f"fastiter.relax.{kind}", run=run, also=(f"{kind}.predict", f"{kind}.update"))
+    also = tuple(f"{kind}.{name}" for name in ("predict", "update", "ask", "tell"))
+
+    @calls(f"fastiter.relax.{kind}", run=run, also=also)
     def make(pick: Pick) -> dict[str, Any]:
         return {"arms": [1.0, 1.3, 1.6], "rng": pick.integer(0, 9), "context": context, "iterations": 20.0, **how}
 

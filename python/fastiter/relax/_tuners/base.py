@@ -15,8 +15,8 @@ from .._sweeps.vectors import count
 Array = npt.NDArray[Any]
 Rng = int | np.random.Generator | None
 
-#: Maximum number of iterations in an update; the learners sum these, divided by probabilities
-MAX_ITERATIONS = 1e300
+#: Maximum number of iterations, or loss; the learners sum these, divided by probabilities
+MAX_COST = 1e300
 #: Maximum number of bins of the contexts: each has an estimate for every arm.
 MAX_BINS = 1_000_000
 
@@ -88,9 +88,8 @@ class Tuner:
         TypeError, ValueError
             If the context is not a number or is out of bounds.
         """
-        if self._pending[-1] >= 0:
-            raise RuntimeError(f"{self._name}.predict: update must follow each prediction, got a second prediction")
-        return float(self.arms[self._learner.predict(self._position("predict", context))])
+        expected = "update must follow each prediction, got a second prediction"
+        return float(self.arms[self._draw("predict", expected, context)])
 
     def update(self, iterations: float) -> None:
         """Learn the number of iterations that the system took with the predicted omega.
@@ -107,14 +106,72 @@ class Tuner:
         TypeError, ValueError
             If the iterations are not a number from 0 to 1e300.
         """
+        function = f"{self._name}.update"
         if self._pending[-1] < 0:
-            raise RuntimeError(f"{self._name}.update: predict must be called before, got no prediction to update")
-        if isinstance(iterations, bool) or not isinstance(iterations, numbers.Real):
-            raise TypeError(f"{self._name}.update: iterations must be a number, got {type_name(iterations)}")
-        taken = float(iterations) if fits_float(iterations) else math.inf
-        if not 0 <= taken <= MAX_ITERATIONS:
-            raise ValueError(f"{self._name}.update: iterations must be from 0 to 1e300, got {iterations}")
-        self._learner.update(max(taken - 1, 0.0))
+            raise RuntimeError(f"{function}: predict must be called before, got no prediction to update")
+        self._learner.update(max(_cost(function, "iterations", iterations) - 1, 0.0))
+
+    def ask(self, context: float | None = None) -> int:
+        """Draw what to try next in any problem, given its context; call :meth:`tell` afterwards.
+
+        Parameters
+        ----------
+        context : float, optional
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        int
+            The choice, an index of ``arms``.
+
+        Raises
+        ------
+        RuntimeError
+            If the previous choice has not been followed by a loss.
+        TypeError, ValueError
+            If the context is not a number or is out of bounds.
+
+        Examples
+        --------
+        >>> from fastiter.relax import TsallisINF
+        >>> ways = ["walk", "bus", "train"]
+        >>> tuner = TsallisINF(range(len(ways)), rng=0)
+        >>> for day in range(500):
+        ...     choice = tuner.ask()
+        ...     tuner.tell(choice, {"walk": 0.9, "bus": 0.5, "train": 0.2}[ways[choice]])
+        >>> ways[int(tuner.probabilities().argmax())]
+        'train'
+        """
+        return self._draw("ask", "tell must follow each choice, got a second call", context)
+
+    def tell(self, choice: int, loss: float) -> None:
+        """Learn the loss of the choice that :meth:`ask` returned. If an argument is refused, nothing changes.
+
+        Parameters
+        ----------
+        choice : int
+            The last result of :meth:`ask`.
+        loss : float
+            The loss, from 0 to 1e300; its scale does not matter. For rewards of at most 1, it is 1 - reward.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no choice to learn about.
+        TypeError, ValueError
+            If the choice is not the one that was drawn, or the loss is not a number from 0 to 1e300.
+        """
+        function, drawn = f"{self._name}.tell", int(self._pending[-1])
+        if drawn < 0:
+            raise RuntimeError(f"{function}: ask must be called before, got no choice to learn about")
+        if count(function, "choice", choice, 0, len(self.arms) - 1) != drawn:
+            raise ValueError(f"{function}: choice must be the one that was drawn, {drawn}, got {choice}")
+        self._learner.update(_cost(function, "loss", loss))
+
+    def _draw(self, function: str, expected: str, context: object) -> int:
+        if self._pending[-1] >= 0:
+            raise RuntimeError(f"{self._name}.{function}: {expected}")
+        return int(self._learner.predict(self._position(function, context)))
 
     def probabilities(self, context: float | None = None) -> Array:
         """Return the probability of drawing each arm next, without drawing.
@@ -138,7 +195,7 @@ class Tuner:
         self._learner.probabilities(self._position("probabilities", context), p)
         return p
 
-    def state(self) -> dict[str, Array]:
+    def state_dict(self) -> dict[str, Array]:
         """Return copies of all arrays of the learner: its estimates, and the position in its random sequence.
 
         Returns
@@ -148,20 +205,20 @@ class Tuner:
         """
         return {"arms": self.arms.copy(), **{name: array.copy() for name, array in self._arrays.items()}}
 
-    def load(self, state: dict[str, Array]) -> None:
-        """Restore a state from :meth:`state` of a tuner with the same arms and options; later draws are the same, too.
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Restore the state of a tuner with the same arms and options; later draws are the same, too.
 
         Parameters
         ----------
         state : dict of str to array
-            A result of :meth:`state`.
+            A result of :meth:`state_dict`.
 
         Raises
         ------
         TypeError, ValueError
             If the state is from another kind of tuner, or from other arms or options.
         """
-        function, expected = f"{self._name}.load", {"arms": self.arms, **self._arrays}
+        function, expected = f"{self._name}.load_state_dict", {"arms": self.arms, **self._arrays}
         if not isinstance(state, dict):
             raise TypeError(f"{function}: state must be a dict of arrays, got {type_name(state)}")
         if state.keys() != expected.keys():
@@ -231,6 +288,15 @@ def checked_bounds(function: str, bounds: object) -> Array:
     if array.shape != (2,) or not np.isfinite(array).all() or not array[0] < array[1]:
         raise ValueError(f"{function}: bounds must be two finite numbers, the lower one first, got {bounds}")
     return array
+
+
+def _cost(function: str, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{function}: {name} must be a number, got {type_name(value)}")
+    cost = float(value) if fits_float(value) else math.inf
+    if not 0 <= cost <= MAX_COST:
+        raise ValueError(f"{function}: {name} must be from 0 to 1e300, got {value}")
+    return cost
 
 
 def share(function: str, context: object, low: float, high: float) -> float:
