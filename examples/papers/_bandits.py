@@ -1,0 +1,37 @@
+"""Learners that choose from feedback, each in a few lines, for the files in this folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class GaussianProcess:
+    """A Gaussian process whose mean is that of the data, with a squared-exponential kernel times their variance."""
+
+    def __init__(self, lengths: tuple[float, ...], noise: float) -> None:
+        self.lengths, self.noise = np.array(lengths), noise
+        self.points: list[Any] = []
+        self.values: list[float] = []
+
+    def add(self, point: Any, value: float) -> None:
+        """Learn the value at a point."""
+        self.points.append(np.asarray(point) / self.lengths)
+        self.values.append(value)
+
+    def predict(self, points: Any) -> tuple[Any, Any]:
+        """Return the mean and the standard deviation at points (n, d)."""
+        if not self.values:
+            return np.zeros(len(points)), np.ones(len(points))
+        known, values = np.array(self.points), np.array(self.values)
+        mean, scale = values.mean(), values.std() or 1.0
+        cross = self._kernel(np.asarray(points) / self.lengths, known)
+        kernel = self._kernel(known, known) + self.noise * np.eye(len(known))
+        solved = np.linalg.solve(kernel, np.column_stack([values - mean, cross.T]))
+        variance = 1 - (cross * solved[:, 1:].T).sum(axis=1)
+        return mean + cross @ solved[:, 0], scale * np.sqrt(np.maximum(variance, 0))
+
+    @staticmethod
+    def _kernel(x: Any, y: Any) -> Any:
+        return np.exp(-((x[:, None] - y) ** 2).sum(axis=2) / 2)
