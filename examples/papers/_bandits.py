@@ -35,3 +35,25 @@ class GaussianProcess:
     @staticmethod
     def _kernel(x: Any, y: Any) -> Any:
         return np.exp(-((x[:, None] - y) ** 2).sum(axis=2) / 2)
+
+
+class BetaForget:
+    """A Beta distribution of each arm's success rate, Beta(1, 1) at first; before each update the share 1 - keep of an
+    arm's evidence is forgotten."""
+
+    def __init__(self, arms: int, keep: float) -> None:
+        self.keep = keep
+        self.successes, self.failures = np.ones(arms), np.ones(arms)
+
+    def add(self, arms: Any, successes: Any, trials: int) -> None:
+        """Learn the successes out of as many trials of some arms, each listed once."""
+        for count, new in ((self.successes, successes), (self.failures, trials - successes)):
+            count[arms] = self.keep * count[arms] + (1 - self.keep) + new
+
+    def draw(self, arms: Any, rng: np.random.Generator) -> Any:
+        """Draw a success rate of each of some arms."""
+        return rng.beta(self.successes[arms], self.failures[arms])
+
+    def mean(self) -> Any:
+        """Return the mean success rate of each arm."""
+        return self.successes / (self.successes + self.failures)
