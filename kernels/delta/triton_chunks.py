@@ -17,7 +17,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_delta import decays, line_of, load_lines, products, sequence, state_at
+from ..common.triton_sequences import line_of, sequence
+from ..common.triton_states import between, last_of, load_lines, load_state, store_state
+from .triton_delta import decays
 
 _SIZES = ["reset_row", "time", "chunks", "periods", "first", "part"]
 
@@ -77,21 +79,15 @@ def after(
 
 
 @triton.jit
-def last_of(d, C: tl.constexpr):
-    """The last of C elements"""
-    return tl.sum(tl.where(tl.arange(0, C) == C - 1, d, 0), 0)
-
-
-@triton.jit
 def join_blocks(p, at, SIZE: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr):
     """Invert a triangular block at (at, at) of the matrix at p, in place.
 
     Its two diagonal blocks P and R are inverted already: the block X below them becomes -R X P.
     """
     here = p + (at + tl.arange(0, SIZE)[:, None]) * C + at + tl.arange(0, SIZE)[None, :]
-    between = here + SIZE * C
-    moved = dot(tl.load(between + SIZE), tl.load(between), PRECISION)
-    tl.store(between, -dot(moved, tl.load(here), PRECISION))
+    below = here + SIZE * C
+    moved = dot(tl.load(below + SIZE), tl.load(below), PRECISION)
+    tl.store(below, -dot(moved, tl.load(here), PRECISION))
     tl.debug_barrier()
 
 
@@ -100,8 +96,7 @@ def load_parts(p, c, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
     """Columns c of a state, BK rows at a time"""
     parts = ()
     for first in tl.static_range(0, K, BK):
-        at, there = state_at(p, first, c, V, K, BK)
-        parts = parts + (tl.load(at, there, 0),)
+        parts = parts + (load_state(p, first, c, V, K, BK),)
     return parts
 
 
@@ -109,8 +104,7 @@ def load_parts(p, c, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
 def store_parts(p, S, c, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
     """Store columns c of a state, the counterpart of load_parts"""
     for first in tl.static_range(0, K, BK):
-        at, there = state_at(p, first, c, V, K, BK)
-        tl.store(at, S[first // BK], there)
+        store_state(p, S[first // BK], first, c, V, K, BK)
 
 
 @triton.jit
@@ -184,7 +178,7 @@ def delta_chunk_inverse_kernel(
             kk += dot(keys, tl.trans(keys), PRECISION)
         b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0).to(tl.float32)
         g = decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid)
-        D = products(g, C)
+        D = between(g[:, None], C)
         system = tl.where(f[:, None] > f[None, :], D * kk * b[None, :], 0)
         to = inverse + ((line_of(starts, s, start, time, STEPS) + chunk) * part + own) * 3 * C * C
         square = to + f[:, None] * C + f[None, :]
@@ -389,9 +383,8 @@ def delta_chunk_outputs_fwd_kernel(
         qk, S_q = tl.zeros((C, C), tl.float32), tl.zeros((C, BV), tl.float32)
         for i in range(0, K, BK):
             keys, queries = load_lines(at_k, valid, i, K, BK), load_lines(at_q, reads, i, K, BK)
-            S, there = state_at(states + line * K * V, i, c, V, K, BK)
             qk += dot(queries, tl.trans(keys), PRECISION)
-            S_q += dot(queries, tl.load(S, there, 0), PRECISION)
+            S_q += dot(queries, load_state(states + line * K * V, i, c, V, K, BK), PRECISION)
         factor, in_values = ((row * time + t) * M + m) * heads + n, valid[:, None] & (c < V)[None, :]
         b = tl.load(beta + factor, valid, 0).to(tl.float32)
         w = b[:, None] * tl.load(e + factor[:, None] * V + c[None, :], in_values, 0).to(tl.float32)

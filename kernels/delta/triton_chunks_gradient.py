@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_sequences import line_of, sequence
+from ..common.triton_states import last_of, load_lines, load_state
 from .triton_chunks import (
     add_parts,
     after,
@@ -12,13 +14,11 @@ from .triton_chunks import (
     dot,
     dot_parts,
     factors,
-    last_of,
     load_parts,
     place,
     products_at,
     store_parts,
 )
-from .triton_delta import line_of, load_lines, sequence, state_at
 
 _SIZES = ["reset_row", "time", "chunks", "first", "part"]
 
@@ -275,12 +275,11 @@ def delta_chunk_keys_bwd_kernel(
         S_do, S_du, dS_e = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
         for column in range(0, V, BV):
             c = column + tl.arange(0, BV)
-            at_S, there = state_at(states + line * K * V, first_row, c, V, K, BK)
-            S = tl.load(at_S, there, 0)
+            S = load_state(states + line * K * V, first_row, c, V, K, BK)
             S_du -= dot(load_lines(at_dv, valid, column, V, BV), tl.trans(S), PRECISION)
             if d_o is not None:
                 S_do += dot(load_lines(at_do, reads, column, V, BV), tl.trans(S), PRECISION)
-            dS = tl.load(state_at(dstates + line * K * V, first_row, c, V, K, BK)[0], there, 0)
+            dS = load_state(dstates + line * K * V, first_row, c, V, K, BK)
             dS_e += dot(load_lines(at_e, valid, column, V, BV), tl.trans(dS), PRECISION)
             overlap += tl.sum(S * dS, 1)
         keys, queries = load_lines(at_k, valid, first_row, K, BK), load_lines(at_q, reads, first_row, K, BK)
@@ -370,10 +369,10 @@ def delta_chunk_strengths_bwd_kernel(
             b, f1 = tl.load(beta + factor, valid, 0).to(tl.float32), f - 1
             follows, t1 = (f > 0) & (f1 < STEPS * M) & (at + f1 // M < count), start + at + f1 // M
             earlier = decays_of(decay, reset, row, reset_row, n, heads, time, t1, f1 % M, follows)
-            between = tl.load(at_D + f1[:, None] * C + f[None, :], later, 0)
-            dg = tl.sum(dot(tl.trans(D), terms * b[None, :], PRECISION) * between, 1)
+            until = tl.load(at_D + f1[:, None] * C + f[None, :], later, 0)
+            dg = tl.sum(dot(tl.trans(D), terms * b[None, :], PRECISION) * until, 1)
             dg += tl.cumprod(earlier, 0) * (tl.sum(D * of_start[:, None], 0) + to_end * overlap)
-            dg += to_end * tl.sum(between * (b * of_end)[None, :], 1)
+            dg += to_end * tl.sum(until * (b * of_end)[None, :], 1)
             begins = valid & (m == 0)
             if reset is not None:
                 dg = tl.where(tl.load(reset + row * reset_row + t, begins, 0) != 0, 0, dg)

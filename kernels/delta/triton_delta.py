@@ -13,6 +13,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_sequences import line_of, sequence
+from ..common.triton_states import between, between_before, last_of, load_lines, load_state, store_state
+
 #: Numbers of steps and sequences, for which code is not specialised. Strides are not listed, as loads are wide if they
 #: #: are multiples of 16.
 _SIZES = ["reset_row", "time"]
@@ -29,27 +32,13 @@ def _dot(a, b):
 
 
 @triton.jit
-def load_lines(p, valid, first, K: tl.constexpr, BK: tl.constexpr):
-    """BK consecutive elements from ``first`` of the K elements at each address in p"""
-    i = first + tl.arange(0, BK)
-    return tl.load(p[:, None] + i[None, :], valid[:, None] & (i < K)[None, :], 0)
-
-
-@triton.jit
-def state_at(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
-    """(addresses, mask) of columns c in BK rows of a state (K, V)"""
-    i = first + tl.arange(0, BK)
-    return p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :]
-
-
-@triton.jit
 def _add_to_state(p, by, at_k, valid, w, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
     """S = by S + k^T w, with keys at at_k"""
     tl.debug_barrier()
     for first in range(0, K, BK):
-        to, there = state_at(p, first, c, V, K, BK)
         keys = load_lines(at_k, valid, first, K, BK)
-        tl.store(to, by * tl.load(to, there, 0) + _dot(tl.trans(keys), w), there)
+        new = by * load_state(p, first, c, V, K, BK) + _dot(tl.trans(keys), w)
+        store_state(p, new, first, c, V, K, BK)
     tl.debug_barrier()
 
 
@@ -57,27 +46,8 @@ def _add_to_state(p, by, at_k, valid, w, c, V: tl.constexpr, K: tl.constexpr, BK
 def _copy_state(source, to, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
     tl.debug_barrier()
     for first in range(0, K, BK):
-        at, there = state_at(source, first, c, V, K, BK)
-        tl.store(state_at(to, first, c, V, K, BK)[0], tl.load(at, there, 0), there)
+        store_state(to, load_state(source, first, c, V, K, BK), first, c, V, K, BK)
     tl.debug_barrier()
-
-
-@triton.jit
-def sequence(lengths, starts, s, time):
-    """(row, first step, number of steps) of sequence s"""
-    if starts is not None:
-        start = tl.load(starts + s)
-        return s * 0, start, tl.load(starts + s + 1) - start
-    elif lengths is not None:
-        return s, s * 0, tl.load(lengths + s)
-    else:
-        return s, s * 0, s * 0 + time
-
-
-@triton.jit
-def line_of(starts, s, start, time, steps):
-    """Offset of a sequence's entries in an array with one entry per ``steps`` steps"""
-    return start // steps + s if starts is not None else s * ((time + steps - 1) // steps)
 
 
 @triton.jit
@@ -89,13 +59,6 @@ def decays(decay, reset, row, reset_row, t, n, heads, time, begins):
     if reset is not None:
         g = tl.where(tl.load(reset + row * reset_row + t, begins, 0) != 0, 0, g)
     return g
-
-
-@triton.jit
-def products(g, C: tl.constexpr):
-    """D(j, i) = g_{i+1} ... g_j for i <= j, else 0"""
-    j, i = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    return tl.where(j >= i, tl.cumprod(tl.where(j > i, g[:, None], 1.0), 0), 0)
 
 
 @triton.jit(do_not_specialize=[*_SIZES, "chunks"])
@@ -135,7 +98,8 @@ def delta_inverse_fwd_kernel(
             keys = load_lines(at_k, valid, first, K, BK)
             kk += _dot(keys, tl.trans(keys))
         b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0)
-        D = products(decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE), C)
+        g = decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
+        D = between(g[:, None], C)
         later = f[:, None] > f[None, :]
         system = tl.where(later, D * kk * b[None, :], 0)
         solved = tl.where(f[:, None] == f[None, :], 1.0, 0.0).to(STATE)
@@ -203,8 +167,7 @@ def delta_fwd_kernel(
         S_k, S_q = tl.zeros((C, BV), STATE), tl.zeros((C, BV), STATE)
         for first in range(0, K, BK):
             keys, queries = load_lines(at_k, valid, first, K, BK), load_lines(at_q, reads, first, K, BK)
-            to, there = state_at(S, first, c, V, K, BK)
-            lines = tl.load(to, there, 0)
+            lines = load_state(S, first, c, V, K, BK)
             qk += _dot(queries, tl.trans(keys))
             S_k += _dot(keys, lines)
             S_q += _dot(queries, lines)
@@ -212,7 +175,7 @@ def delta_fwd_kernel(
         factor, step = ((row * time + t) * M + m) * heads + n, (row * time + t) * heads + n
         b = tl.load(beta + factor, valid, 0)
         g = decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
-        D, d = products(g, C), tl.cumprod(g, 0)
+        D, d = between(g[:, None], C), tl.cumprod(g, 0)
         line = (line_of(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         solved = tl.load(inverse + line * C * C + f[:, None] * C + f[None, :])
         lacks = _dot(solved, tl.load(at_v, in_values, 0) - d[:, None] * S_k)
@@ -221,8 +184,8 @@ def delta_fwd_kernel(
         tl.store(to, d[:, None] * S_q + _dot(D * qk, w), reads[:, None] & (c < V)[None, :])
         if e is not None:
             tl.store(e + factor[:, None] * V + c[None, :], lacks, in_values)
-        to_end = tl.sum(tl.where(f[:, None] == C - 1, D, 0), 0)
-        _add_to_state(S, tl.sum(tl.where(f == C - 1, d, 0), 0), at_k, valid, to_end[:, None] * w, c, V, K, BK)
+        to_end = last_of(D, C)
+        _add_to_state(S, last_of(d, C), at_k, valid, to_end[:, None] * w, c, V, K, BK)
 
 
 @triton.jit(do_not_specialize=[*_SIZES, "rows"])
@@ -295,8 +258,8 @@ def delta_bwd_kernel(
             b = tl.load(beta + factor, valid, 0)
             w = b[:, None] * tl.load(e + factor[:, None] * V + c[None, :], valid[:, None] & (c < V)[None, :], 0)
             g = decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
-            to_end = tl.sum(tl.where(f[:, None] == C - 1, products(g, C), 0), 0)
-            by = tl.sum(tl.where(f == C - 1, tl.cumprod(g, 0), 0), 0)
+            to_end = last_of(between(g[:, None], C), C)
+            by = last_of(tl.cumprod(g, 0), C)
             _add_to_state(S, by, at_k, valid, to_end[:, None] * w, c, V, K, BK)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
         reads, in_values = valid & (m == M - 1), valid[:, None] & (c < V)[None, :]
@@ -305,18 +268,17 @@ def delta_bwd_kernel(
         kk, qk, dS_k = tl.zeros((C, C), STATE), tl.zeros((C, C), STATE), tl.zeros((C, BV), STATE)
         for first in range(0, K, TERMS):
             keys, queries = load_lines(at_k, valid, first, K, TERMS), load_lines(at_q, reads, first, K, TERMS)
-            to, there = state_at(dS, first, c, V, K, TERMS)
             kk += _dot(keys, tl.trans(keys))
             qk += _dot(queries, tl.trans(keys))
-            dS_k += _dot(keys, tl.load(to, there, 0))
+            dS_k += _dot(keys, load_state(dS, first, c, V, K, TERMS))
         b, lacks = tl.load(beta + factor, valid, 0), tl.load(e + factor[:, None] * V + c[None, :], in_values, 0)
         do = tl.zeros((C, BV), STATE)
         if d_o is not None:
             at_do = (d_o + row * d_o_row + n * d_o_head + t * d_o_time)[:, None] + c[None, :]
             do = tl.load(at_do, reads[:, None] & (c < V)[None, :], 0)
         g = decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
-        D, d, w = products(g, C), tl.cumprod(g, 0), b[:, None] * lacks
-        to_end, by = tl.sum(tl.where(f[:, None] == C - 1, D, 0), 0), tl.sum(tl.where(f == C - 1, d, 0), 0)
+        D, d, w = between(g[:, None], C), tl.cumprod(g, 0), b[:, None] * lacks
+        to_end, by = last_of(D, C), last_of(d, C)
         later = f[:, None] > f[None, :]
         line = (line_of(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         solved = tl.load(inverse + line * C * C + f[:, None] * C + f[None, :])
@@ -331,16 +293,14 @@ def delta_bwd_kernel(
         both_ways = writing + tl.trans(writing)
         of_start, overlap = tl.zeros((C,), STATE), tl.zeros((C,), STATE)
         for first in range(0, K, BK):
-            from_S, there = state_at(S, first, c, V, K, BK)
-            S_do, i = _dot(do, tl.trans(tl.load(from_S, there, 0))), first + tl.arange(0, BK)
+            S_do, i = _dot(do, tl.trans(load_state(S, first, c, V, K, BK))), first + tl.arange(0, BK)
             d_queries = d[:, None] * S_do + _dot(reading, load_lines(at_k, valid, first, K, BK))
             to = dq + (block * rows * time * heads + step)[:, None] * K + i[None, :]
             tl.store(to, d_queries, reads[:, None] & (i < K)[None, :])
             if ddecay is not None:
                 of_start += tl.sum(load_lines(at_q, reads, first, K, BK) * S_do, 1)
         for first in range(0, K, BK):
-            from_S, there = state_at(S, first, c, V, K, BK)
-            lines, dlines = tl.load(from_S, there, 0), tl.load(state_at(dS, first, c, V, K, BK)[0], there, 0)
+            lines, dlines = load_state(S, first, c, V, K, BK), load_state(dS, first, c, V, K, BK)
             keys, i = load_lines(at_k, valid, first, K, BK), first + tl.arange(0, BK)
             S_du = -_dot(u, tl.trans(lines))
             if ddecay is not None:
@@ -357,12 +317,11 @@ def delta_bwd_kernel(
             f1 = f - 1
             follows = (f > 0) & (f1 % M == 0) & (f1 < STEPS * M) & (at + f1 // M < count)
             earlier = decays(decay, reset, row, reset_row, start + at + f1 // M, n, heads, time, follows).to(STATE)
-            between = tl.cumprod(tl.where(f[:, None] > f[None, :] + 1, earlier[:, None], 1.0), 0)
-            between = tl.where(later, between, 0)
+            until = between_before(earlier[:, None], C)
             of_end = tl.sum(w * dS_k, 1)
-            dg = tl.sum(_dot(tl.trans(D), qk * read_w + kk * less_w) * between, 1)
+            dg = tl.sum(_dot(tl.trans(D), qk * read_w + kk * less_w) * until, 1)
             dg += tl.cumprod(earlier, 0) * (tl.sum(D * of_start[:, None], 0) + to_end * overlap)
-            dg += to_end * tl.sum(between * of_end[None, :], 1)
+            dg += to_end * tl.sum(until * of_end[None, :], 1)
             begins = valid & (m == 0)
             if reset is not None:
                 dg = tl.where(tl.load(reset + row * reset_row + t, begins, 0) != 0, 0, dg)

@@ -10,16 +10,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_functions import log_sigmoid, sigmoid
+from ..common.triton_sequences import fill_zero, sequences_of_lanes
+
 #: Arguments for which code is not specialised: they vary between calls, and loads are never wide, as a unit has one
 #: #: thread.
 _FORWARD = ["wx_row", "wx_time", "wx_gate", "h_row", "h_time", "rows", "time", "width", "direction"]
 _GRADIENTS = ["dh_row", "dh_time", "dwx_row", "dwx_time", "dwx_gate"]
-
-
-@triton.jit
-def _sigmoid(x):
-    t = tl.exp(-tl.abs(x))
-    return tl.where(x < 0, t, 1) / (1 + t)
 
 
 @triton.jit
@@ -30,16 +27,11 @@ def _tanh(x):
 
 
 @triton.jit
-def _log_sigmoid(x):
-    return tl.where(x < 0, x, 0) - tl.log(1 + tl.exp(-tl.abs(x)))
-
-
-@triton.jit
 def _lstm_parts(x, a, p, s):
-    f = _sigmoid(a[0] * s[0] + x[0] + p[0] * s[1])
+    f = sigmoid(a[0] * s[0] + x[0] + p[0] * s[1])
     q = _tanh(a[2] * s[0] + x[2])
     c = f * s[1] + (1 - f) * q
-    o = _sigmoid(a[1] * s[0] + x[1] + p[1] * c)
+    o = sigmoid(a[1] * s[0] + x[1] + p[1] * c)
     return f, o, q, c, _tanh(c)
 
 
@@ -47,16 +39,16 @@ def _lstm_parts(x, a, p, s):
 def _slstm_parts(x, a, s):
     """Pre-activations of i, f, z, o; ell; m; i, f, z, o; f n' + i"""
     ai, af, az, ao = x[0] + a[0] * s[0], x[1] + a[1] * s[0], x[2] + a[2] * s[0], x[3] + a[3] * s[0]
-    ell = _log_sigmoid(af) + s[3]
+    ell = log_sigmoid(af) + s[3]
     m = tl.where((s[2] == 0) | (ell < ai), ai, ell)
     i, f = tl.exp(tl.where(ai > m, 0, ai - m)), tl.exp(tl.where(ell > m, 0, ell - m))
-    return ai, af, ell, m, i, f, _tanh(az), _sigmoid(ao), f * s[2] + i
+    return ai, af, ell, m, i, f, _tanh(az), sigmoid(ao), f * s[2] + i
 
 
 @triton.jit
 def _step(x, a, p, s, CELL: tl.constexpr):
     if CELL == "paragru":
-        z, r = _sigmoid(a[0] * s[0] + x[0]), _sigmoid(a[1] * s[0] + x[1])
+        z, r = sigmoid(a[0] * s[0] + x[0]), sigmoid(a[1] * s[0] + x[1])
         q = _tanh(a[2] * s[0] * r + x[2])
         return (z * q + (1 - z) * s[0],)
     elif CELL == "paralstm":
@@ -73,7 +65,7 @@ def _gradient(x, a, p, s, ds, CELL: tl.constexpr):
     """(gradients of x, the factors of h in the gradients of a, gradients of p, gradients of the states before)"""
     if CELL == "paragru":
         h, dh = s[0], ds[0]
-        z, r = _sigmoid(a[0] * h + x[0]), _sigmoid(a[1] * h + x[1])
+        z, r = sigmoid(a[0] * h + x[0]), sigmoid(a[1] * h + x[1])
         q = _tanh(a[2] * h * r + x[2])
         dz, dq = dh * (q - h) * z * (1 - z), dh * z * (1 - q * q)
         dr = dq * a[2] * h * r * (1 - r)
@@ -93,7 +85,7 @@ def _gradient(x, a, p, s, ds, CELL: tl.constexpr):
         dm = ds[3] - du - dv
         to_ai = tl.where((s[2] == 0) | (ai > ell), dm, tl.where(ai == ell, dm / 2, 0))
         d_ell = dv + (dm - to_ai)
-        dx = du + to_ai, d_ell * _sigmoid(-af), dc * i * (1 - z * z), ds[0] * (c / n) * o * (1 - o)
+        dx = du + to_ai, d_ell * sigmoid(-af), dc * i * (1 - z * z), ds[0] * (c / n) * o * (1 - o)
         dh = dx[0] * a[0] + dx[1] * a[1] + dx[2] * a[2] + dx[3] * a[3]
         return dx, dx, (), (dh, dc * f, dn * f, d_ell)
 
@@ -132,13 +124,6 @@ def _zeros(COUNT: tl.constexpr, LANES: tl.constexpr, STATE: tl.constexpr):
     return parts
 
 
-@triton.jit
-def _fill_zero(p, time_stride, begin, end):
-    for k in range(tl.max(end - begin)):
-        t = begin + k
-        tl.store(p + t * time_stride, tl.zeros_like(t).to(p.dtype.element_ty), t < end)
-
-
 @triton.jit(do_not_specialize=_FORWARD)
 def para_fwd_kernel(
     wx,
@@ -171,9 +156,7 @@ def para_fwd_kernel(
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     row, d = lane // width, lane % width
     active = row < rows
-    count = tl.where(active, tl.zeros_like(row) + time, 0)
-    if lengths is not None:
-        count = tl.load(lengths + row, active, 0)
+    count = sequences_of_lanes(lengths, None, row, time, active)[2]
     weights = _load_parts(a + d, width, active, GATES)
     peepholes = ()
     if p is not None:
@@ -200,7 +183,7 @@ def para_fwd_kernel(
         tl.store(last + (i * rows + row) * width + d, now[i], active)
     if lengths is not None:
         end = tl.where(active, tl.zeros_like(row) + time, count)
-        _fill_zero(h + row * h_row + d, h_time, count, end)
+        fill_zero(h + row * h_row + d, h_time, count, end, False)
 
 
 @triton.jit(do_not_specialize=[*_FORWARD, *_GRADIENTS])
@@ -245,9 +228,7 @@ def para_bwd_kernel(
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     row, d = lane // width, lane % width
     active = row < rows
-    count = tl.where(active, tl.zeros_like(row) + time, 0)
-    if lengths is not None:
-        count = tl.load(lengths + row, active, 0)
+    count = sequences_of_lanes(lengths, None, row, time, active)[2]
     weights = _load_parts(a + d, width, active, GATES)
     peepholes = ()
     if p is not None:
@@ -297,4 +278,4 @@ def para_bwd_kernel(
     if lengths is not None:
         end = tl.where(active, tl.zeros_like(row) + time, count)
         for i in tl.static_range(GATES):
-            _fill_zero(dwx + row * dwx_row + i * dwx_gate + d, dwx_time, count, end)
+            fill_zero(dwx + row * dwx_row + i * dwx_gate + d, dwx_time, count, end, False)

@@ -9,15 +9,10 @@ Steps are dense; see fastiter.rnn._torch._gpu.kernels. docs/rnn/index.md has the
 import triton
 import triton.language as tl
 
+from ..common.triton_functions import log_sigmoid, sigmoid
 from .triton_product import back_by_terms, leave, matrix, product, products, products_by_terms
 
 _RUNTIME = ["batch", "time", "line_row", "line_time", "reverse"]
-
-
-@triton.jit
-def _sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x < 0, e, 1.0) / (1.0 + e)
 
 
 @triton.jit
@@ -28,11 +23,6 @@ def _tanh(x):
     return tl.where(
         square < 0.01, x * (1.0 + square * (2.0 / 15.0 * square - 1.0 / 3.0)), tl.where(x < 0, -large, large)
     )
-
-
-@triton.jit
-def _log_sigmoid(x):
-    return tl.where(x < 0, x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
 
 
 @triton.jit
@@ -169,16 +159,16 @@ def rnn_fwd_kernel(
         if CELL < 2:
             h_new = _tanh(x0 + p0) if CELL == 0 else tl.where(x0 + p0 < 0, 0.0, x0 + p0)
         if CELL == 2:
-            k0, k1, k2, k3 = _sigmoid(x0 + p0), _sigmoid(x1 + p1), _tanh(x2 + p2), _sigmoid(x3 + p3)
+            k0, k1, k2, k3 = sigmoid(x0 + p0), sigmoid(x1 + p1), _tanh(x2 + p2), sigmoid(x3 + p3)
             c_new = k1 * c + k0 * k2
             h_new = k3 * _tanh(c_new)
         if CELL == 3:
-            k0, k1, k3 = _sigmoid(x0 + p0), _sigmoid(x1 + p1), p2
+            k0, k1, k3 = sigmoid(x0 + p0), sigmoid(x1 + p1), p2
             k2 = _tanh(x2 + k0 * p2)
             h_new = k2 + k1 * (h.to(tl.float32) - k2)
         if CELL == 4:
-            k0, k1, k2, k3 = x0 + p0, x1 + p1, _tanh(x2 + p2), _sigmoid(x3 + p3)
-            l = _log_sigmoid(k1) + m
+            k0, k1, k2, k3 = x0 + p0, x1 + p1, _tanh(x2 + p2), sigmoid(x3 + p3)
+            l = log_sigmoid(k1) + m
             m_new = tl.where((n == 0) | (l <= k0) | (k0 != k0), k0, l)
             i, f = tl.exp(k0 - m_new), tl.exp(tl.where(l - m_new > 0, 0.0, l - m_new))
             c_new, n_new = f * c + i * k2, f * n + i
@@ -318,7 +308,7 @@ def rnn_bwd_kernel(
             c_before = _before(c_all, c0, at_before, of_state, is_first, is_new, valid, inside)
             n_before = _before(n_all, n0, at_before, of_state, is_first, is_new, valid, inside)
             m_before = _before(m_all, m0, at_before, of_state, is_first, is_new, valid, inside)
-            m, l = _load(m_all, at, valid), _log_sigmoid(k1) + m_before
+            m, l = _load(m_all, at, valid), log_sigmoid(k1) + m_before
             begins = n_before == 0
             is_a_i = begins | (k0 >= m)  # exact, as m and a_i were rounded alike; then i is 1, otherwise f is 1
             i = tl.where(is_a_i, 1.0, tl.exp(k0 - m))
@@ -329,7 +319,7 @@ def rnn_bwd_kernel(
             dm_now = tl.where(valid, dm, 0.0) + _load_optional(dm_all, at, valid) - d_log_i - d_log_f
             to_i = tl.where(is_a_i, tl.where((l == m) & ~begins, dm_now / 2, dm_now), 0.0)
             dl = d_log_f + (dm_now - to_i)
-            a0, a1 = d_log_i + to_i, dl * _sigmoid(-k1)
+            a0, a1 = d_log_i + to_i, dl * sigmoid(-k1)
             a2 = dc_now * i * (1.0 - k2 * k2)
             dc, dn = tl.where(valid, dc_now * f, dc), tl.where(valid, dn_now * f, dn)
             dm = tl.where(valid, dl, dm)

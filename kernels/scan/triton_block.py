@@ -12,7 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_linear import _conjugate_times, _load, _plus, _steps, _store, _times, _where
+from ..common.triton_sequences import sequences_of_lanes
+from .triton_linear import _conjugate_times, _load, _plus, _store, _times, _where
 
 #: Numbers of steps and sequences, for which code is not specialised. Strides are not listed, as loads are wide if they
 #: #: are multiples of 16.
@@ -81,7 +82,7 @@ def block_scan_fwd_kernel(
     column, lane = lane % COLUMNS, lane // COLUMNS
     g, s, n = lane // (groups * sequences), lane // groups % sequences, lane % groups
     active = g < segments
-    row, start, count = _steps(lengths, starts, s, time, active)
+    row, start, count = sequences_of_lanes(lengths, starts, s, time, active)
     begin = g * segment
     mine = tl.minimum(tl.maximum(count - begin, 0), segment)
     t = start + tl.where(direction > 0, begin, count - 1 - begin)
@@ -186,7 +187,7 @@ def block_scan_bwd_kernel(
     column, lane = lane % COLUMNS, lane // COLUMNS
     g, s, n = lane // (groups * sequences), lane // groups % sequences, lane % groups
     active = g < segments
-    row, start, count = _steps(lengths, starts, s, time, active)
+    row, start, count = sequences_of_lanes(lengths, starts, s, time, active)
     begin = g * segment
     mine = tl.minimum(tl.maximum(count - begin, 0), segment)
     # The last step of a segment in the direction of the scan is the first here.

@@ -13,6 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_sequences import fill_zero, sequences_of_lanes
+
 #: Arguments for which code is not specialised: they vary between calls, and loads are never wide, as a lane has one
 #: #: thread.
 _SIZES = ["reset_row", "sequences", "time", "width", "segment", "segments", "direction"]
@@ -66,34 +68,12 @@ def _lane(sequences, width, LANES: tl.constexpr):
 
 
 @triton.jit
-def _steps(lengths, starts, sequence, time, active):
-    """(row, first step, number of steps) of sequences"""
-    zero = tl.zeros_like(sequence)
-    if starts is not None:
-        start = tl.load(starts + sequence, active, 0)
-        return zero, start, tl.load(starts + sequence + 1, active, 0) - start
-    elif lengths is not None:
-        return sequence, zero, tl.load(lengths + sequence, active, 0)
-    else:
-        return sequence, zero, tl.where(active, zero + time, 0)
-
-
-@triton.jit
-def _fill_zero(p, time_stride, begin, end, COMPLEX: tl.constexpr):
-    """Set steps begin <= t < end of each lane, whose step 0 is at p, to zero."""
-    zero = tl.zeros_like(begin).to(tl.float32)
-    for k in range(tl.max(end - begin)):
-        t = begin + k
-        _store(p + t * time_stride, (zero, zero), t < end, COMPLEX)
-
-
-@triton.jit
 def _place(lengths, starts, sequences, width, time, segment, segments, LANES: tl.constexpr):
     """(segment, sequence, element) of each lane, whether it exists, row, first step and steps of its sequence,
     and the segment's first step in the sequence and its number of steps"""
     g, s, d = _lane(sequences, width, LANES)
     active = g < segments
-    row, start, count = _steps(lengths, starts, s, time, active)
+    row, start, count = sequences_of_lanes(lengths, starts, s, time, active)
     begin = g * segment
     return g, s, d, active, row, start, count, begin, tl.minimum(tl.maximum(count - begin, 0), segment)
 
@@ -185,7 +165,7 @@ def linear_scan_fwd_kernel(
     _store(last + (s * width + d) * PARTS, state, ends, COMPLEX)
     if lengths is not None:
         end = tl.where(active, tl.minimum(begin + segment, time), begin)
-        _fill_zero(h + row * h_row + d * PARTS, h_time, tl.maximum(begin, count), end, COMPLEX)
+        fill_zero(h + row * h_row + d * PARTS, h_time, tl.maximum(begin, count), end, COMPLEX)
 
 
 @triton.jit(do_not_specialize=["a_row", "a_time", "x_row", "x_time", *_SIZES])
@@ -336,9 +316,9 @@ def linear_scan_bwd_kernel(
     if lengths is not None:
         end = tl.where(active, tl.minimum(begin + segment, time), begin)
         if dx is not None:
-            _fill_zero(dx + row * dx_row + d * PARTS, dx_time, tl.maximum(begin, count), end, COMPLEX)
+            fill_zero(dx + row * dx_row + d * PARTS, dx_time, tl.maximum(begin, count), end, COMPLEX)
         if da is not None:
-            _fill_zero(da + row * da_row + d * PARTS, da_time, tl.maximum(begin, count), end, COMPLEX)
+            fill_zero(da + row * da_row + d * PARTS, da_time, tl.maximum(begin, count), end, COMPLEX)
 
 
 @triton.jit(do_not_specialize=["a_row", "a_time", "dh_row", "dh_time", *_SIZES])

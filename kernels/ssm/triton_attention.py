@@ -11,28 +11,27 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_sequences import line_of, sequence
+from ..common.triton_states import between, between_before, last_of, load_state, store_state
 from .triton_chunks import (
-    between,
-    between_before,
+    bonus_of,
     column,
     column_before,
     dot,
     factors,
+    factors_after,
     factors_before,
     keeps,
-    last_of,
     line_at,
-    line_of,
     load_lines,
     number,
     place,
     products,
     products_after,
     running,
-    sequence,
     sequence_of,
-    state_at,
     store_lines,
+    with_decays,
 )
 
 _CUT = ["reset_row", "time", "heads", "per_key"]
@@ -104,29 +103,23 @@ def attention_states_kernel(
     at_reset = None if reset is None else reset + row * reset_row
     S = tl.zeros((BK, BV), STATE)
     if source is not None:
-        at, there = state_at(source + line * from_line + n * K * V, first, c, V, K, BK)
-        S = tl.load(at, there, 0).to(STATE)
+        S = load_state(source + line * from_line + n * K * V, first, c, V, K, BK).to(STATE)
     i = tl.arange(0, C)
     for at in range(begin, end, C):
         to = states + ((line_of(starts, s, start, time, C) + at // C) * heads + n) * K * V
-        place_of, there = state_at(to, first, c, V, K, BK)
-        tl.store(place_of, S, there)
+        store_state(to, S, first, c, V, K, BK)
         if saved is not None:
             if at % TILE == 0:
                 to = saved + (line_of(starts, s, start, time, TILE) + at // TILE) * saved_line + n * K * V
-                place_of, there = state_at(to, first, c, V, K, BK)
-                tl.store(place_of, S, there)
+                store_state(to, S, first, c, V, K, BK)
         t, valid = start + at + i, at + i < count
         g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
-        after = factors(
-            at_g, decay_time, at_reset, t + 1, (i < C - 1) & (at + i + 1 < count), first, K, BK, VECTOR, LOG, STATE
-        )
+        after = factors_after(at_g, decay_time, at_reset, t, at, count, first, K, BK, VECTOR, LOG, STATE)
         keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE) * products_after(after)
         values = load_lines(at_v, v_time, t, valid, block % COLUMNS * BV, V, BV, STATE)
         S = last_of(running(g), C)[:, None] * S + dot(tl.trans(keys), values, PRECISION)
     if last is not None:
-        place_of, there = state_at(last + line * to_line + n * K * V, first, c, V, K, BK)
-        tl.store(place_of, S, there)
+        store_state(last + line * to_line + n * K * V, S, first, c, V, K, BK)
 
 
 @triton.jit(do_not_specialize=[*_WEIGHTS, *_CUT])
@@ -178,9 +171,8 @@ def attention_weights_kernel(
         queries = load_lines(at_q, q_time, t, valid, first, K, BK, STATE)
         keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE)
         if bonus is not None:
-            unit = first + tl.arange(0, BK)
-            own = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)
-            P += tl.where(i == j, tl.sum(queries * keys * own[None, :], 1)[:, None], 0.0)
+            own = tl.sum(queries * keys * bonus_of(bonus, n, first, K, BK, STATE), 1)
+            P += tl.where(i == j, own[:, None], 0.0)
         if VECTOR:
             if BEFORE:
                 g = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, True, LOG, STATE)
@@ -266,28 +258,20 @@ def attention_fwd_kernel(
                 keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE)
                 P += products(queries, keys, q, k, PRECISION)
                 if bonus is not None:
-                    unit = first + tl.arange(0, BK)
-                    weight = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)
-                    own += tl.sum(queries * keys * weight[None, :], 1)
+                    own += tl.sum(queries * keys * bonus_of(bonus, n, first, K, BK, STATE), 1)
             if BEFORE:
                 g = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
                 queries *= keeps(at_reset, t, valid, STATE)
             else:
                 g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
             if states is not None:
-                place_of, there = state_at(states + chunk * K * V, first, c, V, K, BK)
-                read += dot(queries * running(g), tl.load(place_of, there, 0), PRECISION)
+                S = load_state(states + chunk * K * V, first, c, V, K, BK)
+                read += dot(queries * running(g), S, PRECISION)
         read *= number(scale, STATE)
         if VECTOR:
             P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])
-        elif BEFORE:
-            g = factors_before(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE)
-            P *= between_before(g, C) * keeps(at_reset, t, valid, STATE)
-            P = tl.where(i[:, None] == i[None, :], own[:, None], P) * number(scale, STATE)
         else:
-            P *= between(factors(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE), C) * tl.full(
-                (1, 1), scale, STATE
-            )
+            P = with_decays(P, own, at_g, decay_time, at_reset, t, valid, scale, C, BEFORE, LOG, STATE)
         values = load_lines(at_v, v_time, t, valid, column_block, V, BV, STATE)
         at_o = o + row * o_row + n * o_head
         store_lines(at_o, o_time, t, valid, column_block, read + dot(P, values, PRECISION), V, BV)

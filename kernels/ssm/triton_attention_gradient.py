@@ -9,24 +9,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_sequences import line_of, sequence
+from ..common.triton_states import last_of, load_state, store_state
 from .triton_chunks import (
-    between,
-    between_before,
+    bonus_of,
     dot,
     factors,
+    factors_after,
     factors_before,
     keeps,
-    last_of,
-    line_of,
     load_lines,
     number,
     place,
     products,
     products_after,
     running,
-    sequence,
-    state_at,
     store_lines,
+    with_decays,
 )
 
 _CUT = ["reset_row", "time", "heads", "per_key"]
@@ -87,15 +86,13 @@ def attention_bwd_states_kernel(
     at_reset = None if reset is None else reset + row * reset_row
     dS = tl.zeros((BK, BV), STATE)
     if dlast is not None:
-        place_of, there = state_at(dlast + s * from_line + n * K * V, first, c, V, K, BK)
-        dS = tl.load(place_of, there, 0)
+        dS = load_state(dlast + s * from_line + n * K * V, first, c, V, K, BK)
     i = tl.arange(0, C)
     chunks = (count + C - 1) // C
     for back in range(chunks):
         at = (chunks - 1 - back) * C
         to = dstates + ((line_of(starts, s, start, time, C) + at // C) * heads + n) * K * V
-        place_of, there = state_at(to, first, c, V, K, BK)
-        tl.store(place_of, dS, there)
+        store_state(to, dS, first, c, V, K, BK)
         t, valid = start + at + i, at + i < count
         g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
         dS *= last_of(running(g), C)[:, None]
@@ -110,8 +107,7 @@ def attention_bwd_states_kernel(
             outputs = load_lines(at_o, d_o_time, t, valid, block % COLUMNS * BV, V, BV, STATE)
             dS += dot(tl.trans(queries), outputs, PRECISION)
     if dfirst is not None:
-        place_of, there = state_at(dfirst + s * to_line + n * K * V, first, c, V, K, BK)
-        tl.store(place_of, dS, there)
+        store_state(dfirst + s * to_line + n * K * V, dS, first, c, V, K, BK)
 
 
 @triton.jit(do_not_specialize=[*_Q, *_K, *_DECAY, *_D_O, "dv_row", "dv_time", "dv_head", *_CUT])
@@ -178,24 +174,16 @@ def attention_bwd_values_kernel(
                 queries = load_lines(at_q, q_time, t, valid, first, K, BK, STATE)
                 P += products(queries, keys, q, k, PRECISION)
                 if bonus is not None:
-                    unit = first + tl.arange(0, BK)
-                    weight = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)
-                    own += tl.sum(queries * keys * weight[None, :], 1)
+                    own += tl.sum(queries * keys * bonus_of(bonus, n, first, K, BK, STATE), 1)
             if dstates is not None:
-                more = (i < C - 1) & (at + i + 1 < count)
-                after = factors(at_g, decay_time, at_reset, t + 1, more, first, K, BK, VECTOR, LOG, STATE)
-                place_of, there = state_at(dstates + chunk * K * V, first, c, V, K, BK)
-                written += dot(keys * products_after(after), tl.load(place_of, there, 0), PRECISION)
+                after = factors_after(at_g, decay_time, at_reset, t, at, count, first, K, BK, VECTOR, LOG, STATE)
+                dS = load_state(dstates + chunk * K * V, first, c, V, K, BK)
+                written += dot(keys * products_after(after), dS, PRECISION)
         if d_o is not None:
             if VECTOR:
                 P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])
-            elif BEFORE:
-                e = factors_before(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE)
-                P *= between_before(e, C) * keeps(at_reset, t, valid, STATE)
-                P = tl.where(i[:, None] == i[None, :], own[:, None], P) * number(scale, STATE)
             else:
-                g = factors(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE)
-                P *= between(g, C) * number(scale, STATE)
+                P = with_decays(P, own, at_g, decay_time, at_reset, t, valid, scale, C, BEFORE, LOG, STATE)
             at_o = d_o + row * d_o_row + n * d_o_head
             outputs = load_lines(at_o, d_o_time, t, valid, column_block, V, BV, STATE)
             written += dot(tl.trans(P), outputs, PRECISION)

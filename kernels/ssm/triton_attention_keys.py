@@ -10,13 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_states import between, between_before, load_state
 from .triton_chunks import (
-    between,
-    between_before,
+    bonus_of,
     column,
     column_before,
     dot,
     factors,
+    factors_after,
     factors_before,
     keeps,
     line_at,
@@ -26,7 +27,6 @@ from .triton_chunks import (
     products,
     products_after,
     running,
-    state_at,
     store_lines,
 )
 
@@ -64,13 +64,11 @@ def _between_columns(
             outputs = load_lines(at_o, d_o_time, t, valid, begin, V, BV, STATE)
             M += products(outputs, values, at_o, at_v, PRECISION)
         if S is not None:
-            place_of, there = state_at(S, first, c, V, K, BK)
-            state = tl.load(place_of, there, 0)
+            state = load_state(S, first, c, V, K, BK)
             if at_o is not None:
                 read += dot(outputs, tl.trans(state), PRECISION)
         if dS is not None:
-            place_of, there = state_at(dS, first, c, V, K, BK)
-            dstate = tl.load(place_of, there, 0)
+            dstate = load_state(dS, first, c, V, K, BK)
             write += dot(values, tl.trans(dstate), PRECISION)
             if S is not None:
                 overlap += tl.sum(state * dstate, 1)
@@ -242,8 +240,7 @@ def attention_bwd_keys_kernel(
         keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE)
         g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
         e = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
-        more = (i < C - 1) & (at + i + 1 < count)
-        after = factors(at_g, decay_time, at_reset, t + 1, more, first, K, BK, VECTOR, LOG, STATE)
+        after = factors_after(at_g, decay_time, at_reset, t, at, count, first, K, BK, VECTOR, LOG, STATE)
         continues = keeps(at_reset, t, valid, STATE)
         if VECTOR:
             steps = tl.minimum(count - at, C).to(tl.int32)
@@ -256,7 +253,7 @@ def attention_bwd_keys_kernel(
             )
         if bonus is not None:
             own = tl.sum(tl.where(i[:, None] == i[None, :], M, 0.0), 1)[:, None]
-            weight = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)[None, :]
+            weight = bonus_of(bonus, n, first, K, BK, STATE)
             queries_d += own * weight * keys
             keys_d += own * weight * queries
             if dbonus is not None:

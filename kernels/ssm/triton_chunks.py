@@ -10,6 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common import triton_states
+from ..common.triton_sequences import line_of, sequence
+from ..common.triton_states import between, between_before
+
 
 @triton.jit
 def number(x, STATE: tl.constexpr):
@@ -37,24 +41,6 @@ def products(x, y, p, q, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def sequence(lengths, starts, s, time):
-    """(row, first step, number of steps) of sequence s"""
-    if starts is not None:
-        start = tl.load(starts + s)
-        return s * 0, start, tl.load(starts + s + 1) - start
-    elif lengths is not None:
-        return s, s * 0, tl.load(lengths + s)
-    else:
-        return s, s * 0, s * 0 + time
-
-
-@triton.jit
-def line_of(starts, s, start, time, STEPS: tl.constexpr):
-    """The first line of sequence s in an array with one line for every STEPS steps"""
-    return start // STEPS + s if starts is not None else s * ((time + STEPS - 1) // STEPS)
-
-
-@triton.jit
 def sequence_of(line, starts, owner, time, STEPS: tl.constexpr):
     """The sequence of a line of STEPS steps; `owner` contains it for the lines of packed sequences"""
     if starts is not None:
@@ -74,9 +60,7 @@ def place(line, lengths, starts, owner, time, STEPS: tl.constexpr):
 @triton.jit
 def load_lines(p, stride, t, valid, first, K: tl.constexpr, BK: tl.constexpr, STATE: tl.constexpr):
     """Units first .. first + BK of a signal at steps t; 0 beyond the K-th unit and at invalid steps"""
-    unit = first + tl.arange(0, BK)
-    at = p + t[:, None] * stride + unit[None, :]
-    return tl.load(at, valid[:, None] & (unit < K)[None, :], 0).to(STATE)
+    return triton_states.load_lines(p + t * stride, valid, first, K, BK).to(STATE)
 
 
 @triton.jit
@@ -85,13 +69,6 @@ def store_lines(p, stride, t, valid, first, x, K: tl.constexpr, BK: tl.constexpr
     unit = first + tl.arange(0, BK)
     at = p + t[:, None] * stride + unit[None, :]
     tl.store(at, x.to(p.dtype.element_ty), valid[:, None] & (unit < K)[None, :])
-
-
-@triton.jit
-def state_at(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
-    """(addresses, mask) of rows first .. first + BK and columns c of a state (K, V)"""
-    i = first + tl.arange(0, BK)
-    return p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :]
 
 
 @triton.jit
@@ -144,26 +121,33 @@ def factors_before(
 
 
 @triton.jit
+def factors_after(
+    decay,
+    stride,
+    reset,
+    t,
+    at,
+    count,
+    first,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    VECTOR: tl.constexpr,
+    LOG: tl.constexpr,
+    STATE: tl.constexpr,
+):
+    """The decay at the steps t + 1, with 1 for the last; the first of t is step `at` of a sequence of `count` steps"""
+    i = tl.arange(0, t.shape[0])
+    more = (i < t.shape[0] - 1) & (at + i + 1 < count)
+    return factors(decay, stride, reset, t + 1, more, first, K, BK, VECTOR, LOG, STATE)
+
+
+@triton.jit
 def keeps(reset, t, valid, STATE: tl.constexpr):
     """(C, 1): 0 at a reset, else 1"""
     x = tl.where(t[:, None] * 0 == 0, 1.0, 0.0).to(STATE)
     if reset is not None:
         x = tl.where(tl.load(reset + t, valid, 0)[:, None] != 0, 0.0, x)
     return x
-
-
-@triton.jit
-def between(g, C: tl.constexpr):
-    """g[j+1] ... g[i] for i >= j, else 0, of factors (C, 1)"""
-    i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    return tl.where(i >= j, tl.cumprod(tl.where(i > j, g, 1.0), 0), 0.0)
-
-
-@triton.jit
-def between_before(e, C: tl.constexpr):
-    """g[j+1] ... g[i-1] for i > j, else 0; e[i] is g[i-1], (C, 1)"""
-    i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    return tl.where(i > j, tl.cumprod(tl.where(i > j + 1, e, 1.0), 0), 0.0)
 
 
 @triton.jit
@@ -199,12 +183,29 @@ def products_after(after):
 
 
 @triton.jit
-def last_of(x, C: tl.constexpr):
-    """Line C - 1 of x (C, N): (N,)"""
-    return tl.sum(tl.where(tl.arange(0, C)[:, None] == C - 1, x, 0.0), 0)
-
-
-@triton.jit
 def line_at(x, j, C: tl.constexpr):
     """Line j of x (C, N): (N,)"""
     return tl.sum(tl.where(tl.arange(0, C)[:, None] == j, x, 0.0), 0)
+
+
+@triton.jit
+def bonus_of(bonus, n, first, K: tl.constexpr, BK: tl.constexpr, STATE: tl.constexpr):
+    """Units first .. first + BK of a head's bonus: (1, BK)"""
+    unit = first + tl.arange(0, BK)
+    return tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)[None, :]
+
+
+@triton.jit
+def with_decays(
+    P, own, decay, stride, reset, t, valid, scale, C: tl.constexpr, BEFORE: tl.constexpr, LOG: tl.constexpr,
+    STATE: tl.constexpr,
+):  # fmt: skip
+    """The weights within a chunk from products P of queries and keys; with BEFORE, `own` is their diagonal"""
+    i, factor = tl.arange(0, C), number(scale, STATE)
+    if BEFORE:
+        e = factors_before(decay, stride, reset, t, valid, 0, 1, 1, False, LOG, STATE)
+        P *= between_before(e, C) * keeps(reset, t, valid, STATE)
+        return tl.where(i[:, None] == i[None, :], own[:, None], P) * factor
+    else:
+        g = factors(decay, stride, reset, t, valid, 0, 1, 1, False, LOG, STATE)
+        return P * (between(g, C) * factor)

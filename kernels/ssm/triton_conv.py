@@ -16,6 +16,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_functions import sigmoid
+from ..common.triton_sequences import sequence
+
 _SIZES = ["x_row", "out_row", "dout_row", "dx_row", "channels", "time", "blocks", "segments"]
 _STRIDES = ["x_channel", "x_time", "out_channel", "out_time", "dout_channel", "dout_time", "dx_channel", "dx_time"]
 _STATE_SIZES = ["state_row", "steps", "stored", "places", "x_row", "channels", "blocks"]
@@ -25,8 +28,7 @@ _STATE_STRIDES = ["state_channel", "state_time", "weight_channel", "weight_time"
 @triton.jit
 def _silu(x):
     """x s(x) and its derivative"""
-    e = tl.exp(-tl.abs(x))
-    s = tl.where(x < 0, e, 1) / (1 + e)
+    s = sigmoid(x)
     return x * s, s * (1 + x * (1 - s))
 
 
@@ -134,18 +136,6 @@ def causal_conv_fwd_kernel(
     tl.store(to, y.to(out.dtype.element_ty), (d < channels) & (t < time))
 
 
-@triton.jit
-def _sequence(bounds, lengths, s, time):
-    """(row, first step, number of steps) of a sequence"""
-    if bounds is not None:
-        begin = tl.load(bounds + s)
-        return s * 0, begin, tl.load(bounds + s + 1) - begin
-    elif lengths is not None:
-        return s, s * 0, tl.load(lengths + s)
-    else:
-        return s, s * 0, time
-
-
 @triton.jit(do_not_specialize=_SIZES, do_not_specialize_on_alignment=_STRIDES)
 def causal_conv_last_kernel(
     x, first, bounds, lengths, last,
@@ -154,7 +144,7 @@ def causal_conv_last_kernel(
 ):  # fmt: skip
     """last (S, D, W - 1): the last inputs of each sequence"""
     s, d, _ = _tile(blocks, 1, BD)
-    row, begin, count = _sequence(bounds, lengths, s, time)
+    row, begin, count = sequence(lengths, bounds, s, time)
     i = tl.arange(0, BW)[None, :]
     inside, p = (d < channels) & (i < W - 1), count - (W - 1) + i
     y = tl.load(x + row * x_row + d * x_channel + (begin + p) * x_time, inside & (p >= 0), 0)
@@ -253,7 +243,7 @@ def causal_conv_bwd_first_kernel(
 ):  # fmt: skip
     """dfirst (S, D, W - 1): input i is multiplied by tap i - t at step t of its sequence"""
     s, d, _ = _tile(blocks, 1, BD)
-    row, begin, count = _sequence(bounds, lengths, s, time)
+    row, begin, count = sequence(lengths, bounds, s, time)
     where = (labels, bounds, row, _steps(lengths, row, time), time.to(tl.int32))
     source = (x + row * x_row, x_channel, x_time, weight, bias, first, channels)
     from_out = (dout + row * dout_row, dout_channel, dout_time)

@@ -11,19 +11,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_sequences import line_of, sequence
+from ..common.triton_states import last_of, load_state, store_state
 from .triton_chunks import (
     dot,
     factors,
+    factors_after,
     factors_before,
     keeps,
-    last_of,
-    line_of,
     load_lines,
     number,
     products_after,
     running,
-    sequence,
-    state_at,
     store_lines,
 )
 
@@ -122,29 +121,26 @@ def low_rank_fwd_kernel(
         for first in range(0, K, BK):
             e = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
             keys = load_lines(at_a, a_time, t, valid, first, K, BK, STATE) * running(e)
-            place, there = state_at(S, first, c, V, K, BK)
-            read += dot(keys * keeps(at_reset, t, valid, STATE), tl.load(place, there, 0), PRECISION)
+            before = load_state(S, first, c, V, K, BK)
+            read += dot(keys * keeps(at_reset, t, valid, STATE), before, PRECISION)
         values = load_lines(at_v, v_time, t, valid, block, V, BV, STATE)
         moved = dot(tl.load(inverse + square), read, PRECISION) + dot(tl.load(products + square), values, PRECISION)
         store_lines(at_w, w_time, t, valid, block, moved, V, BV)
         tl.debug_barrier()
         for first in range(0, K, BK):
-            place, there = state_at(S, first, c, V, K, BK)
-            before = tl.load(place, there, 0)
-            to, _ = state_at(states + chunk * K * V, first, c, V, K, BK)
-            tl.store(to, before, there)
+            before = load_state(S, first, c, V, K, BK)
+            store_state(states + chunk * K * V, before, first, c, V, K, BK)
             if saved is not None:
                 if at % TILE == 0:
                     tile = line_of(starts, s, start, time, TILE) + at // TILE
-                    to, _ = state_at(saved + tile * saved_line + n * K * V, first, c, V, K, BK)
-                    tl.store(to, before, there)
+                    store_state(saved + tile * saved_line + n * K * V, before, first, c, V, K, BK)
             g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
-            more = (i < C - 1) & (at + i + 1 < count)
-            ends = products_after(factors(at_g, decay_time, at_reset, t + 1, more, first, K, BK, VECTOR, LOG, STATE))
+            after = factors_after(at_g, decay_time, at_reset, t, at, count, first, K, BK, VECTOR, LOG, STATE)
+            ends = products_after(after)
             keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE) * ends
             new = last_of(running(g), C)[:, None] * before + dot(tl.trans(keys), values, PRECISION)
             keys = load_lines(at_b, b_time, t, valid, first, K, BK, STATE) * ends
-            tl.store(place, new + dot(tl.trans(keys), moved, PRECISION), there)
+            store_state(S, new + dot(tl.trans(keys), moved, PRECISION), first, c, V, K, BK)
         tl.debug_barrier()
 
 
@@ -215,13 +211,12 @@ def low_rank_bwd_kernel(
         at = (chunks - 1 - back) * C
         chunk = (line_of(starts, s, start, time, C) + at // C) * heads + n
         square = chunk * C * C + i[:, None] * C + i[None, :]
-        t, valid, more = start + at + i, at + i < count, (i < C - 1) & (at + i + 1 < count)
+        t, valid = start + at + i, at + i < count
         read = tl.zeros((C, BV), STATE)
         for first in range(0, K, BK):
-            after = factors(at_g, decay_time, at_reset, t + 1, more, first, K, BK, VECTOR, LOG, STATE)
+            after = factors_after(at_g, decay_time, at_reset, t, at, count, first, K, BK, VECTOR, LOG, STATE)
             keys = load_lines(at_b, b_time, t, valid, first, K, BK, STATE) * products_after(after)
-            place, there = state_at(dS, first, c, V, K, BK)
-            read += dot(keys, tl.load(place, there, 0), PRECISION)
+            read += dot(keys, load_state(dS, first, c, V, K, BK), PRECISION)
         moved = dot(tl.load(inverse + square), read, PRECISION)
         if d_o is not None:
             at_o = d_o + row * d_o_row + n * d_o_head
@@ -230,10 +225,8 @@ def low_rank_bwd_kernel(
         store_lines(at_w, dw_time, t, valid, block, moved, V, BV)
         tl.debug_barrier()
         for first in range(0, K, BK):
-            place, there = state_at(dS, first, c, V, K, BK)
-            after = tl.load(place, there, 0)
-            to, _ = state_at(dstates + chunk * K * V, first, c, V, K, BK)
-            tl.store(to, after, there)
+            after = load_state(dS, first, c, V, K, BK)
+            store_state(dstates + chunk * K * V, after, first, c, V, K, BK)
             g = running(factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE))
             new = last_of(g, C)[:, None] * after
             e = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
@@ -242,5 +235,5 @@ def low_rank_bwd_kernel(
             if d_o is not None:
                 reads = load_lines(at_q, q_time, t, valid, first, K, BK, STATE) * g * number(scale, STATE)
                 new += dot(tl.trans(reads), outputs, PRECISION)
-            tl.store(place, new, there)
+            store_state(dS, new, first, c, V, K, BK)
         tl.debug_barrier()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_functions import log_sigmoid
+from ..common.triton_sequences import sequences_of_lanes
 from .triton_chunks import number
 
 _STRIDES = ["i_row", "i_time", "i_head", "f_row", "f_time", "f_head"]
@@ -19,18 +21,8 @@ def _lanes(lengths, starts, sequences, time, heads, LANES: tl.constexpr):
     """(sequence, head, whether it exists, row, first step, number of steps)"""
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     s, n, active = lane // heads, lane % heads, lane < sequences * heads
-    row, start, count = s, tl.zeros_like(s), tl.where(active, tl.zeros_like(s) + time, 0)
-    if starts is not None:
-        row, start = tl.zeros_like(s), tl.load(starts + s, active, 0)
-        count = tl.load(starts + s + 1, active, 0) - start
-    elif lengths is not None:
-        count = tl.load(lengths + s, active, 0)
+    row, start, count = sequences_of_lanes(lengths, starts, s, time, active)
     return s, n, active, row, start, count
-
-
-@triton.jit
-def _log_sigmoid(x):
-    return tl.where(x < 0, x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
 
 
 @triton.jit
@@ -83,7 +75,7 @@ def mlstm_gates_fwd_kernel(
             read = read + (_ahead(at_i, at_f, at_reset, count * 0 + k + u, k + u < count, i_time, f_time, STATE),)
         for u in tl.static_range(UNROLL):
             here, at = k + u < count, to + (k + u) * heads
-            log_forget, former = _log_sigmoid(read[u][1]), tl.where(read[u][2], 0.0, state)
+            log_forget, former = log_sigmoid(read[u][1]), tl.where(read[u][2], 0.0, state)
             decayed = log_forget + former
             new = tl.where((decayed > read[u][0]) | (decayed != decayed), decayed, read[u][0])
             # Includes the rounding error of the sum, which would otherwise accumulate over the steps
@@ -146,7 +138,7 @@ def mlstm_gates_bwd_kernel(
         for u in tl.static_range(UNROLL):
             t = count - 1 - (k + u)
             here, at, forget = t >= 0, to + t * heads, read[u][1]
-            sum_of = _log_sigmoid(forget) + tl.where(read[u][2], 0.0, tl.where(t > 0, read[u][6], state))
+            sum_of = log_sigmoid(forget) + tl.where(read[u][2], 0.0, tl.where(t > 0, read[u][6], state))
             decayed = (sum_of > read[u][0]) | (sum_of != sum_of)
             gradient += tl.where(here, read[u][5] * factor, 0.0)
             d_i, d_lf = read[u][3] + tl.where(decayed, 0.0, gradient), read[u][4] + tl.where(decayed, gradient, 0.0)

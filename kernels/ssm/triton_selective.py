@@ -18,6 +18,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_functions import sigmoid
+from ..common.triton_sequences import line_of, sequence
+
 _SIZES = [f"{name}_row" for name in ("u", "delta", "z", "out", "reset")]
 _SIZES += ["channels", "time", "groups", "blocks", "N"]
 _STRIDES = [f"{name}_{axis}" for name in ("u", "delta", "z", "out") for axis in ("channel", "time")]
@@ -77,35 +80,12 @@ def _softplus(x):
 
 
 @triton.jit
-def _sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x < 0, e, 1) / (1 + e)
-
-
-@triton.jit
-def _sequence(lengths, starts, s, time):
-    """(row, first step, end) of a sequence"""
-    if starts is not None:
-        return s * 0, tl.load(starts + s), tl.load(starts + s + 1)
-    elif lengths is not None:
-        return s, s * 0, tl.load(lengths + s)
-    else:
-        return s, s * 0, time
-
-
-@triton.jit
 def _unit(channels, groups, blocks, CHANNELS: tl.constexpr):
     """(sequence, group, first channel, mask of the channels that exist) of this program"""
     program = tl.program_id(0).to(tl.int64)
     g, inner = program // blocks % groups, program % blocks * CHANNELS
     exists = inner + tl.arange(0, CHANNELS)[:, None] < channels // groups
     return program // blocks // groups, g, g * (channels // groups) + inner, exists
-
-
-@triton.jit
-def _line(starts, s, begin, time, steps):
-    """A sequence's first line in an array with one line for every ``steps`` steps"""
-    return begin // steps + s if starts is not None else s * ((time + steps - 1) // steps)
 
 
 @triton.jit
@@ -184,7 +164,7 @@ def _step_sizes(delta, bias, strides, d, place, SOFTPLUS: tl.constexpr, ALIGNED:
         raw += tl.load(bias + d, exists, 0)
     size, slope = raw, tl.zeros_like(raw) + 1
     if SOFTPLUS:
-        size, slope = _softplus(raw), tl.where(raw > 20, 1, _sigmoid(raw))
+        size, slope = _softplus(raw), tl.where(raw > 20, 1, sigmoid(raw))
     here = (j >= low) & (j < high)
     return tl.where(here, size, 0), tl.where(here, slope, 0)
 
@@ -236,7 +216,8 @@ def selective_fwd_kernel(
 ):  # fmt: skip
     """out, the last states, and the states before every SAVED steps; `last` contains the first states on entry"""
     s, g, channel, exists = _unit(channels, groups, blocks, CHANNELS)
-    row, start, end = _sequence(lengths, starts, s, time)
+    row, start, count = sequence(lengths, starts, s, time)
+    end = start + count
     d, begin, shape = (
         channel + tl.arange(0, CHANNELS)[:, None],
         start // 8 * 8,
@@ -244,7 +225,7 @@ def selective_fwd_kernel(
     )
     at_state = last + (s * channels + d) * N
     if states is not None:
-        states += (_line(starts, s, begin, time, SAVED) * channels + d) * N
+        states += (line_of(starts, s, begin, time, SAVED) * channels + d) * N
     q = tl.arange(0, LANES)[None, :]
     for chunk in tl.range((end - begin + STEPS * LANES - 1) // (STEPS * LANES), disable_licm=True):
         place = _chunk(row, channel, begin, chunk, start, end, exists, CHANNELS, LANES, STEPS)
@@ -278,6 +259,6 @@ def selective_fwd_kernel(
         result = _joined(y, CHANNELS, LANES, STEPS)
         if z is not None:
             gate = _read(z, (z_row, z_channel, z_time), place, ALIGNED, STATE)
-            result *= gate * _sigmoid(gate)
+            result *= gate * sigmoid(gate)
         _write(out, result, (out_row, out_channel, out_time), place, starts, ALIGNED)
         tl.debug_barrier()  # between writes and reads of states

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.triton_functions import sigmoid
+from ..common.triton_sequences import line_of, sequence
 from .triton_selective import (
     LOG2E,
     _before,
@@ -20,11 +22,8 @@ from .triton_selective import (
     _compose,
     _decays,
     _joined,
-    _line,
     _read,
     _resets,
-    _sequence,
-    _sigmoid,
     _states,
     _step_sizes,
     _unit,
@@ -84,7 +83,7 @@ def _from_out(dout, strides, z, z_strides, place, ALIGNED: tl.constexpr, STATE: 
     g = _read(dout, strides, place, ALIGNED, STATE)
     if z is not None:
         gate = _read(z, z_strides, place, ALIGNED, STATE)
-        s = _sigmoid(gate)
+        s = sigmoid(gate)
         return g * gate * s, g, gate, s
     else:
         return g, g, g, g
@@ -107,13 +106,14 @@ def selective_bwd_kernel(
 ):  # fmt: skip
     """All gradients; on entry carry contains those of the last states, and dA and those of fixed B and C are 0"""
     s, g, channel, exists = _unit(channels, groups, blocks, CHANNELS)
-    row, start, end = _sequence(lengths, starts, s, time)
+    row, start, count = sequence(lengths, starts, s, time)
+    end = start + count
     d, begin = channel + tl.arange(0, CHANNELS)[:, None], start // 8 * 8
     line = (row * groups + g) * N
     partial = ((tl.program_id(0) % blocks * rows + row) * groups + g) * N
     shape = (line, (time + STEPS - 1) // STEPS, N)
     own, inner = (s * channels + channel) * N, tl.arange(0, CHANNELS)[:, None] * N.to(tl.int32)
-    states += (_line(starts, s, begin, time, STEPS * LANES) * channels + channel) * N
+    states += (line_of(starts, s, begin, time, STEPS * LANES) * channels + channel) * N
     carry += own
     A += channel * N
     if dA is not None:

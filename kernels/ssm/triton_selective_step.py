@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_selective import LOG2E, _sigmoid, _softplus
+from ..common.triton_functions import sigmoid
+from .triton_selective import LOG2E, _softplus
 
 _SIZES = ["heads", "channels", "heads_per_group", "places", "blocks", "N"]
 _SIZES += [f"{name}_{axis}" for name in ("state", "x", "dt", "z", "B", "C") for axis in ("row", "head")]
@@ -68,7 +69,7 @@ def selective_step_kernel(
             y += u * tl.load(D + head * D_head + p * D_channel, here, 0).to(STATE)
         if z is not None:
             gate = tl.load(z + row * z_row + head * z_head + p * z_channel, here, 0).to(STATE)
-            y *= gate * _sigmoid(gate)
+            y *= gate * sigmoid(gate)
         tl.store(to, y.to(out.dtype.element_ty), here)
     else:
         tl.store(to, tl.zeros((BP, 1), out.dtype.element_ty), p < channels)

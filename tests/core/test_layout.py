@@ -284,17 +284,19 @@ def test_slow_modules_are_not_imported(importing: str, slow: list[str]) -> None:
 def foreign_parts(source: str, name: str) -> list[str]:
     """Return the imports of a Triton kernel's file from other places, and its functions that are no kernels."""
     package = ".".join(["fastiter.kernels", *Path(name).parts[:-1]])
+    shared = (package, "triton", "fastiter.kernels.common")
     tree = ast.parse(source)
     found = set(imports(tree, package, inside_functions=True)) - {"__future__.annotations"}
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     hosts = [node.name for node in functions if not any("triton" in ast.unparse(mark) for mark in node.decorator_list)]
-    return [*(module for module in found if not is_in(module, "triton") and not is_in(module, package)), *hosts]
+    return [*(module for module in found if not any(is_in(module, known) for known in shared)), *hosts]
 
 
 def test_triton_kernels_import_only_triton() -> None:
     paths = [path for path in files("kernels", ".py") if path.name != "__init__.py"]
     assert violations(foreign_parts, paths, ROOT / "kernels") == {}
     assert foreign_parts("import numpy\ndef f(): pass", "rnn/a.py") == ["numpy", "f"]
+    assert foreign_parts("from ..scan import a\nfrom ..common import b", "rnn/c.py") == ["fastiter.kernels.scan.a"]
 
 
 def test_only_short_axes_of_grids_are_not_the_first() -> None:
