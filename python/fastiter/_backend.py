@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar
 
 #: The backends for NumPy arrays
@@ -36,6 +37,12 @@ class BackendError(RuntimeError):
     """
 
 
+@cache
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed; a search in vain takes as long as several launches, so it is done once."""
+    return importlib.util.find_spec(package) is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class Cuda:
     """The entry ``"cuda"`` of a table of backends: the tensor function that computes on CuPy arrays.
@@ -55,9 +62,9 @@ class Cuda:
         torch, cupy = importlib.import_module("torch"), importlib.import_module("cupy")
         run = getattr(importlib.import_module(self.module), self.function)
         device = _device_of(args)
-        with cupy.cuda.Device(device):
-            stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr, device=device)
-        with torch.cuda.stream(stream), torch.no_grad():
+        stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream(device).ptr, device=device)
+        # torch's guard leaves a device without a context as it is; those of streams and of CuPy would create one there.
+        with torch.cuda.device(device), torch.cuda.stream(stream), torch.no_grad():
             passed = {name: x for name, x in options.items() if x is not None}
             tensors, named = _replaced((args, passed), _is_array, torch.from_dlpack)
             result = run(*tensors, **named)
@@ -93,7 +100,7 @@ def is_cuda(run: Callable[..., Any]) -> bool:
 def _cuda_row(function: str, table: Backends[_Result], backend: str | None) -> Callable[..., _Result]:
     if backend is not None:
         raise BackendError(f"{function}: backend must be None for CuPy arrays, whose device decides, got another")
-    if importlib.util.find_spec("torch") is None:
+    if not is_installed("torch"):
         raise BackendError(
             f"{function}: CuPy arrays need torch, which launches their kernels (pip install fastiter-kernels[gpu])"
         )

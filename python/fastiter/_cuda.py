@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _nvrtc
-from ._backend import OLDEST, BackendError
+from ._backend import OLDEST, BackendError, is_installed
 
 #: Cluster size in blocks that every GPU with clusters supports; larger clusters need a kernel attribute
 #: #: (CUfunction_attribute).
 _PORTABLE_CLUSTER, _NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 8, 14
+#: The driver's errors for a cluster that does not fit: out of resources, invalid cluster size
+_NO_ROOM = (701, 912)
 
 
 def cupy() -> Any:
     """Return the module cupy, which loads and launches the cubins that NVRTC compiled."""
-    if importlib.util.find_spec("cupy") is None:
+    if not is_installed("cupy"):
         raise BackendError("cuda: CuPy loads the kernels and is not installed (pip install fastiter-kernels[gpu])")
     try:
         return importlib.import_module("cupy")
@@ -67,6 +69,53 @@ def _function(stem: str, kernel: str, defines: tuple[tuple[str, str], ...], devi
     return function
 
 
+class _LaunchConfig(ctypes.Structure):
+    """CUlaunchConfig of the driver."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("count", ctypes.c_uint),
+    )
+
+
+@lru_cache(maxsize=1024)
+def active_clusters(
+    stem: str, kernel: str, threads: int, shared: int, settings: tuple[tuple[str, str], ...], device: int
+) -> int:
+    """Return how many clusters of a kernel fit on a device at once: none may fit on a part of a card (MIG).
+
+    ``settings`` are the defines, sorted, and ``threads`` those of a block.
+    """
+    function, size = _function(stem, kernel, settings, device, False), int(dict(settings)["CLUSTER"])
+    config = _LaunchConfig((size, 1, 1), (threads, 1, 1), shared)
+    count = ctypes.c_int()
+    with cupy().cuda.Device(device):
+        query = ctypes.CDLL("libcuda.so.1").cuOccupancyMaxActiveClusters
+        code = query(ctypes.byref(count), ctypes.c_void_p(function.kernel.ptr), ctypes.byref(config))
+    if code and code not in _NO_ROOM:
+        raise BackendError(f"cuda: the driver cannot tell how many clusters of {stem}.cu fit: error {code}")
+    return 0 if code else count.value
+
+
+def settings_of(defines: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    """Return the defines of a kernel as a key."""
+    return tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
+
+
+class _Stream(NamedTuple):
+    """A stream of another library, of which CuPy gets the address by the CUDA stream protocol."""
+
+    address: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Return the version of the protocol, and the address."""
+        return 0, self.address
+
+
 def launch(
     stem: str,
     kernel: str,
@@ -86,9 +135,9 @@ def launch(
     are resident at once, so that they can synchronise across the grid. The define CLUSTER is the number of blocks of a
     cluster: the kernel is compiled for this size, and the grid is a multiple of it.
     """
-    settings = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
+    settings = settings_of(defines)
     function = _function(stem, kernel, settings, device, cooperative)
-    with cupy().cuda.Device(device), cupy().cuda.ExternalStream(stream, device):
+    with cupy().cuda.Device(device), cupy().cuda.Stream.from_external(_Stream(stream)):
         try:
             function(three(grid), three(block), tuple(args), shared_mem=shared)
         except cupy().cuda.driver.CUDADriverError as error:

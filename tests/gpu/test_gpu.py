@@ -20,7 +20,7 @@ import pytest
 import fastiter
 import fastiter.quant
 import fastiter.relax
-from fastiter import _cuda, _nvrtc
+from fastiter import _backend, _cuda, _nvrtc
 from fastiter._backend import BackendError, availability
 
 torch = pytest.importorskip("torch")
@@ -77,15 +77,17 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         attributes = types.MappingProxyType({"MaxSharedMemoryPerBlockOptin": 227 << 10})
 
     module.cuda = types.SimpleNamespace(
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        get_current_stream=lambda device: types.SimpleNamespace(ptr=0),
         Device=Device,
-        ExternalStream=lambda stream, device: contextlib.nullcontext(),
+        Stream=types.SimpleNamespace(from_external=contextlib.nullcontext),
         driver=types.SimpleNamespace(CUDADriverError=DriverError),
     )
     monkeypatch.setitem(sys.modules, "cupy", module)
     module.streams = []
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: module.streams.append((pointer, device)))
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    for guard in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, guard, contextlib.nullcontext)
+    monkeypatch.setattr(_cuda, "is_installed", lambda package: True)
     _cuda.architecture.cache_clear()
     _cuda._function.cache_clear()
     yield module
@@ -169,7 +171,7 @@ def test_functions_accept_cupy(cupy: types.ModuleType, name: str) -> None:
 
 
 def test_cupy_without_torch(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_backend, "is_installed", lambda package: False)
     with pytest.raises(
         BackendError, match=r"^unpack: CuPy arrays need torch, which launches .* fastiter-kernels\[gpu\]\)$"
     ):
@@ -300,6 +302,8 @@ def test_old_drivers_are_refused(sources: Path, cupy: types.ModuleType, monkeypa
 def test_a_cupy_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cupy.py").write_text("raise ImportError('libcudart.so.13')")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(_cuda, "is_installed", lambda package: True)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
     with pytest.raises(BackendError, match=r"cannot be imported, check the driver with nvidia-smi .*libcudart.so.13"):
         _cuda.cupy()
 
@@ -310,8 +314,8 @@ def test_sources_are_compiled_in_parallel(sources: Path, cupy: types.ModuleType)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("cupy", "triton") else find(name))
+    for module in (_cuda, _gpu):
+        monkeypatch.setattr(module, "is_installed", lambda package: False)
     with pytest.raises(
         BackendError, match=r"CuPy loads the kernels and is not installed \(pip install fastiter-kernels\[gpu\]"
     ):

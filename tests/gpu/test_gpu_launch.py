@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
+import importlib.util
 import itertools
 import os
 import sys
@@ -13,21 +13,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastiter import _cuda, _nvrtc
-from fastiter._backend import BackendError
+from fastiter._backend import BackendError, is_installed
 
 torch = pytest.importorskip("torch")
 
 from fastiter._torch import launch  # noqa: E402
 from fastiter.mdp._torch import gpu as mdp  # noqa: E402
 from fastiter.relax._torch import relaxation  # noqa: E402
-from fastiter.rnn._torch._gpu import launch_plan  # noqa: E402
+from fastiter.rnn._cells import CELLS  # noqa: E402
+from fastiter.rnn._torch._gpu import cuda as rnn_cuda  # noqa: E402
+from fastiter.rnn._torch._gpu import kernels, launch_plan  # noqa: E402
 from fastiter.rnn._torch._gpu import triton as rnn  # noqa: E402
 from fastiter.tune import DEVICES  # noqa: E402
 
 H100 = DEVICES["H100"]
+
+
+class OnSecondCard(torch.Tensor):  # type: ignore[misc]
+    """A tensor that says that it is on the second card."""
+
+    device, is_cuda = torch.device("cuda:1"), True
 
 
 class Function:
@@ -69,13 +78,15 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
         attributes = types.MappingProxyType({"MaxSharedMemoryPerBlockOptin": H100.block_shared})
 
     module.RawModule = raw_module  # type: ignore[attr-defined]
-    stream = lambda stream, device: contextlib.nullcontext()  # noqa: E731
     module.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
-        Device=Device, ExternalStream=stream, driver=types.SimpleNamespace(CUDADriverError=RuntimeError)
+        Device=Device,
+        Stream=types.SimpleNamespace(from_external=contextlib.nullcontext),
+        driver=types.SimpleNamespace(CUDADriverError=RuntimeError),
     )
     module.attributes = {}  # type: ignore[attr-defined]
     module.cuda.driver.funcSetAttribute = lambda ptr, name, value: module.attributes.update({ptr: (name, value)})
     monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(_cuda, "is_installed", lambda package: True)
     monkeypatch.setattr(_nvrtc, "cubin", lambda stem, arch, defines: f"{stem}-{arch}-{sorted(defines.items())}")
     for cache in (_cuda.architecture, _cuda._function):
         cache.cache_clear()
@@ -135,6 +146,44 @@ def test_large_clusters_are_requested(cupy: types.ModuleType, monkeypatch: pytes
         _cuda.launch("rnn/forward", "rnn_fwd", (48,), (256,), (), **given, defines={"CLUSTER": 16})
 
 
+@pytest.mark.parametrize(("code", "found"), [(0, 5), (912, 0)])
+def test_the_driver_tells_how_many_clusters_fit(
+    cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch, code: int, found: int
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def query(count: Any, function: Any, config: Any) -> int:
+        config = config._obj
+        asked.append((list(config.grid), list(config.block), config.shared, config.attributes, config.count))
+        count._obj.value = 5
+        return code
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace(cuOccupancyMaxActiveClusters=query))
+    _cuda.active_clusters.cache_clear()
+    arguments = ("rnn/forward", "rnn_fwd", 256, 1000, (("CLUSTER", "16"),))
+    assert [_cuda.active_clusters(*arguments, 0) for _ in range(2)] == [found, found]
+    assert asked == [([16, 1, 1], [256, 1, 1], 1000, None, 0)]
+    code = 3
+    with pytest.raises(BackendError, match=r"cannot tell how many clusters of rnn/forward.cu fit: error 3"):
+        _cuda.active_clusters(*arguments, 1)
+    _cuda.active_clusters.cache_clear()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_heads_exchange_through_memory_where_no_cluster_fits(monkeypatch: pytest.MonkeyPatch, backward: bool) -> None:
+    """As on a part of a card, by MIG."""
+    work = rnn_cuda.Work(CELLS["lstm"], 16, 64, 3, 256, 64, 1, *[None] * 6, False)
+    r = torch.empty(4, 3, 256, 256, dtype=torch.bfloat16).as_subclass(OnSecondCard)
+    monkeypatch.setattr(rnn_cuda, "card", lambda r: H100)
+    fit = 0
+    monkeypatch.setattr(launch, "active_clusters", lambda *kernel, **options: fit)
+    shape = rnn_cuda.fused(work, r, backward)
+    assert shape is not None and not shape.clustered and shape.blocks > 1
+    fit = 1
+    shape = rnn_cuda.fused(work, r, backward)
+    assert shape is not None and shape.clustered
+
+
 def test_builtins_are_loaded_before_their_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NVRTC 13.0 opens them by name, without a folder, and so finds them only if they are already loaded."""
     names = ["libnvrtc.so.99", "libnvrtc-builtins.so.99.7"]
@@ -161,6 +210,76 @@ def test_tests_on_a_gpu_request_deterministic_products(monkeypatch: pytest.Monke
             monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
         configure(types.SimpleNamespace(option=types.SimpleNamespace(markexpr="gpu", collectonly=True)))
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
+
+
+class Runtime:
+    """Stand-in for CUDA's current device: since CUDA 12, making a device current creates a context there."""
+
+    def __init__(self) -> None:
+        self.current, self.contexts = 0, set[int]()
+
+    def set(self, device: int) -> None:
+        self.current = device
+        self.contexts.add(device)
+
+    @contextlib.contextmanager
+    def guard(self, device: Any) -> Iterator[None]:
+        """Torch's guard, which makes the former device current again only if it has a context."""
+        before = self.current
+        self.set(torch.device(device).index)
+        yield
+        if before in self.contexts:
+            self.set(before)
+
+
+def test_a_launch_creates_no_context_on_another_card(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime()
+
+    class Device(cupy.cuda.Device):  # type: ignore[misc, name-defined]
+        """CuPy's guard, which always makes the former device current again."""
+
+        def __enter__(self) -> None:
+            self.before = runtime.current
+            runtime.set(self.enter_result)
+
+        def __exit__(self, *error: object) -> None:
+            runtime.set(self.before)
+
+    monkeypatch.setattr(cupy.cuda, "Device", Device)
+    monkeypatch.setattr(torch.cuda, "device", runtime.guard)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=7))
+    x = torch.empty(3).as_subclass(OnSecondCard)
+    launch.launch_cuda("rnn/forward", "rnn_fwd", (1,), (32,), (x,))
+    assert runtime.contexts == {1}
+
+
+def test_the_installed_cupy_takes_streams_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a launch asks of CuPy is deprecated; without a driver the stream itself is not entered."""
+    cupy = pytest.importorskip("cupy")
+    launched, entered = [], []
+    monkeypatch.setattr(_cuda, "_function", lambda *key: lambda *call, **options: launched.append(call))
+    if not cupy.cuda.is_available():
+        monkeypatch.setattr(cupy.cuda, "Device", contextlib.nullcontext)
+        from_external = cupy.cuda.Stream.from_external
+        taken = lambda stream: entered.append(from_external(stream).ptr) or contextlib.nullcontext()  # noqa: E731
+        monkeypatch.setattr(cupy.cuda, "Stream", types.SimpleNamespace(from_external=taken))
+    else:
+        entered.append(0)
+    _cuda.launch("rnn/forward", "rnn_fwd", (1,), (32,), (np.int64(3),), device=0, stream=0)
+    assert entered == [0] and launched == [((1, 1, 1), (32, 1, 1), (np.int64(3),))]
+
+
+def test_packages_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: searched.append(name))
+    is_installed.cache_clear()
+    for _ in range(2):
+        with pytest.raises(BackendError, match="CuPy loads the kernels and is not installed"):
+            _cuda.cupy()
+        with pytest.raises(BackendError, match="lstm: the CUDA kernels need CuPy, which is not installed, nor is"):
+            kernels.choose(CELLS["lstm"], torch.empty(1), 16)
+    is_installed.cache_clear()
+    assert searched == ["cupy", "triton"]
 
 
 class Kernels:
@@ -210,9 +329,9 @@ def jacobi_on_long_lines(points: int) -> None:
 )
 def test_grids_of_large_problems_are_within_the_limits(call: Any, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA allows 2**31 - 1 blocks along axis 0, and 65,535 along the others."""
-    kernels = Kernels()
-    monkeypatch.setattr(launch, "triton_kernels", lambda function, stem: kernels)
+    launched = Kernels()
+    monkeypatch.setattr(launch, "triton_kernels", lambda function, stem: launched)
     call(size)
-    assert kernels.grids
-    for first, *others in kernels.grids:
+    assert launched.grids
+    for first, *others in launched.grids:
         assert 0 < first < 2**31 and all(0 < count < 2**16 for count in others)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import _cuda
-from .._backend import BackendError
+from .._backend import BackendError, is_installed
 
 #: An argument of a CUDA kernel: a tensor's pointer, a scalar of the parameter's type, or None for a null pointer.
 Argument = Tensor | np.generic | None
@@ -35,20 +34,30 @@ def launch_cuda(
 
     No axis of the grid may be 0: callers return early if there is no work.
     """
-    device = next(x.device for x in args if isinstance(x, Tensor))
+    first = next(x for x in args if isinstance(x, Tensor))
+    device = first.device
     numbers = [np.uint64(x.data_ptr()) if isinstance(x, Tensor) else np.uint64(0) if x is None else x for x in args]
-    _cuda.launch(
-        stem,
-        kernel,
-        grid,
-        block,
-        numbers,
-        device=device.index,
-        stream=torch.cuda.current_stream(device).cuda_stream,
-        shared=shared,
-        cooperative=cooperative,
-        defines=defines,
-    )
+    with on(first):  # a device that was current before and has no context gets none, as it would from CuPy's guard
+        _cuda.launch(
+            stem,
+            kernel,
+            grid,
+            block,
+            numbers,
+            device=device.index,
+            stream=torch.cuda.current_stream(device).cuda_stream,
+            shared=shared,
+            cooperative=cooperative,
+            defines=defines,
+        )
+
+
+def active_clusters(
+    stem: str, kernel: str, threads: int, x: Tensor, *, shared: int, defines: Mapping[str, object]
+) -> int:
+    """Return how many clusters of a kernel fit at once on the device of ``x``."""
+    with on(x):
+        return _cuda.active_clusters(stem, kernel, threads, shared, _cuda.settings_of(defines), x.device.index)
 
 
 def on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -58,7 +67,7 @@ def on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 def triton_kernels(function: str, stem: str) -> ModuleType:
     """Import kernels/<stem>.py; raise if Triton is not installed."""
-    if importlib.util.find_spec("triton") is None:
+    if not is_installed("triton"):
         raise BackendError(
             f"{function}: Triton compiles the GPU kernels and is not installed (pip install fastiter-kernels[gpu])"
         )

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,20 +237,25 @@ def test_packed_rows(reverse: bool, fused: bool, device: str, launch: Any) -> No
 
 
 def test_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = {"cupy", "triton"}
-    monkeypatch.setattr(rnn_gpu.importlib.util, "find_spec", lambda name: name if name in installed else None)
-    lstm = CELLS["lstm"]
-    assert rnn_gpu.choose(lstm, torch.bfloat16, 64) == "cuda"
+    installed, capability = {"cupy", "triton"}, (8, 0)
+    monkeypatch.setattr(rnn_gpu, "is_installed", lambda name: name in installed)
+    monkeypatch.setattr(rnn_gpu, "card", lambda r: SimpleNamespace(capability=capability))
+    lstm, halves = CELLS["lstm"], torch.empty(0, dtype=torch.bfloat16)
+    assert rnn_gpu.choose(lstm, halves, 64) == "cuda"
+    capability = (7, 5)
+    assert rnn_gpu.choose(lstm, halves, 128) == "triton"
+    with pytest.raises(BackendError, match=r"^lstm: the CUDA kernels need .* 8.0 or more, got 7.5, and [^(]*$"):
+        rnn_gpu.choose(lstm, halves, 129)
     installed.remove("cupy")
-    assert rnn_gpu.choose(lstm, torch.bfloat16, 128) == "triton"
+    assert rnn_gpu.choose(lstm, halves, 128) == "triton"
     for dtype, width in ((torch.float64, 16), (torch.bfloat16, 129), (torch.float32, 129)):
         with pytest.raises(
-            BackendError, match=rf"lstm: CuPy .* not installed, and Triton's .* {dtype} with D = {width}"
+            BackendError, match=rf"lstm: .* CuPy, .* not installed, and Triton's do not reach {dtype} with D = {width}"
         ):
-            rnn_gpu.choose(lstm, dtype, width)
+            rnn_gpu.choose(lstm, torch.empty(0, dtype=dtype), width)
     installed.clear()
-    with pytest.raises(BackendError, match=r"lstm: CuPy .* nor is Triton \(pip install fastiter-kernels\[gpu\]\)"):
-        rnn_gpu.choose(lstm, torch.float32, 16)
+    with pytest.raises(BackendError, match=r"CuPy, .*, nor is Triton .* \(pip install fastiter-kernels\[gpu\]\)"):
+        rnn_gpu.choose(lstm, torch.empty(0), 16)
 
 
 def test_every_width_has_a_launch() -> None:

@@ -20,6 +20,8 @@ _ELEMENTS = {
     torch.bfloat16: "BFloat16",
     torch.float16: "Half",
 }
+#: Sources and names of the kernels, forward and backward
+_KERNELS = (("rnn/forward", "rnn_fwd"), ("rnn/backward", "rnn_bwd"))
 
 
 class Work(NamedTuple):
@@ -74,14 +76,27 @@ def _tf32(x: Tensor) -> bool:
 
 
 def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
-    """Return the plan of a fused launch, or None if the steps must run one at a time."""
+    """Return the plan of a fused launch, or None if the steps must run one at a time.
+
+    A part of a card (MIG) may hold no cluster of the plan; blocks that exchange through memory fit there.
+    """
     rows = min(1 << (work.batch - 1).bit_length(), 1024)  # limits the number of plans
     tensor_cores = r.element_size() == 2 or _tf32(r)
     sizes = (work.cell.name, work.width, work.heads, rows, r.element_size())
-    return plan(Problem(*sizes, tensor_cores, backward, work.is_plain), card(r))
+    problem = Problem(*sizes, tensor_cores, backward, work.is_plain)
+    shape = plan(problem, card(r))
+    if shape is None or not shape.clustered or not r.is_cuda:
+        return shape
+    options = {"shared": shape.shared, "defines": _defines_of(shape, work, r)}
+    fit = launch.active_clusters(*_KERNELS[backward], shape.threads, r, **options)
+    return shape if fit else plan(problem, card(r), clusters=False)
 
 
-def _launch_fused(direction: str, shape: Plan, work: Work, r: Tensor, args: Sequence[launch.Argument]) -> None:
+def _defines_of(shape: Plan, work: Work, r: Tensor) -> dict[str, object]:
+    return {**defines(work, r), **shape.defines(), "TF32": int(_tf32(r)), "PLAIN": int(work.is_plain)}
+
+
+def _launch_fused(backward: bool, shape: Plan, work: Work, r: Tensor, args: Sequence[launch.Argument]) -> None:
     groups = work.heads * -(-work.batch // shape.rows)
     joined = shape.blocks > 1 and not shape.clustered
     exchange = r.new_zeros(groups * 2 * shape.rows * shape.padded if joined else 0)
@@ -89,14 +104,13 @@ def _launch_fused(direction: str, shape: Plan, work: Work, r: Tensor, args: Sequ
     at_once = card(r).sms * shape.resident // shape.blocks if joined else groups
     for first in range(0, groups, at_once):
         launch.launch_cuda(
-            f"rnn/{direction}",
-            {"forward": "rnn_fwd", "backward": "rnn_bwd"}[direction],
+            *_KERNELS[backward],
             (min(at_once, groups - first) * shape.blocks,),
             (shape.threads,),
             [*args, exchange if joined else None, arrived, np.int64(first), np.int32(shape.blocks), *work.arguments(r)],
             shared=shape.shared,
             cooperative=joined,
-            defines={**defines(work, r), **shape.defines(), "TF32": int(_tf32(r)), "PLAIN": int(work.is_plain)},
+            defines=_defines_of(shape, work, r),
         )
 
 
@@ -113,7 +127,7 @@ def forward_fused(
 ) -> None:
     """Run all steps in one launch."""
     args = [wx, r, b, *four(first), *four(last), *four(states), saved]
-    _launch_fused("forward", shape, work, r, args)
+    _launch_fused(False, shape, work, r, args)
 
 
 def backward_fused(
@@ -131,4 +145,4 @@ def backward_fused(
 ) -> None:
     """Run the backward pass of all steps in one launch."""
     args = [r, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
-    _launch_fused("backward", shape, work, r, args)
+    _launch_fused(True, shape, work, r, args)

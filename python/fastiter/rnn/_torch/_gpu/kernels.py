@@ -1,4 +1,4 @@
-"""The ops of the family rnn on a GPU: CUDA kernels if CuPy is installed, else Triton's; dr is a separate product.
+"""The ops of the family rnn on a GPU: CUDA kernels if they can run, else Triton's; dr is a separate product.
 
 The arguments are those of the CPU implementations in `ops.py`. Tensors are dense lines, one for each row and step, in
 the memory order of wx, so that the same two strides apply to all tensors in the kernels.
@@ -6,14 +6,13 @@ the memory order of wx, so that the same two strides apply to all tensors in the
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...._backend import BackendError
+from ...._backend import OLDEST, BackendError, is_installed
 from ...._torch import launch
 from ...._torch.ops import contiguous, empty_steps
 from ..._cells import Cell
@@ -21,21 +20,23 @@ from ..ops import BACKWARD, FORWARD, RnnBackward, RnnForward, _forward_outputs, 
 from ..work import Options, rows_of
 from . import cuda, stepwise, triton
 from .cuda import Work
-from .launch_plan import Plan
+from .launch_plan import Plan, card
 
 
-def choose(cell: Cell, dtype: torch.dtype, width: int) -> str:
-    """Return "cuda" if CuPy is installed, else "triton" if its kernels support the call, else raise."""
-    if importlib.util.find_spec("cupy") is not None:
-        return "cuda"
-    reaches = triton.reaches(width, dtype)
-    if reaches and importlib.util.find_spec("triton") is not None:
+def choose(cell: Cell, r: Tensor, width: int) -> str:
+    """Return "cuda" if CuPy is installed and the card recent, "triton" if its kernels reach the call, or else raise."""
+    missing, remedy = "need CuPy, which is not installed", " (pip install fastiter-kernels[gpu])"
+    if is_installed("cupy"):
+        capability = card(r).capability
+        if capability >= OLDEST:
+            return "cuda"
+        missing, remedy = "need compute capability {}.{} or more, got {}.{}".format(*OLDEST, *capability), ""
+    reaches = triton.reaches(width, r.dtype)
+    if reaches and is_installed("triton"):
         return "triton"
-    why = "nor is Triton" if reaches else f"and Triton's kernels do not reach {dtype} with D = {width}"
+    why = "nor is Triton installed" if reaches else f"and Triton's do not reach {r.dtype} with D = {width}"
     function = cell.name.split("_")[0]
-    raise BackendError(
-        f"{function}: CuPy launches the CUDA kernels and is not installed, {why} (pip install fastiter-kernels[gpu])"
-    )
+    raise BackendError(f"{function}: the CUDA kernels {missing}, {why}{remedy}")
 
 
 def _dense(x: Tensor, time_major: bool) -> Tensor:
@@ -115,7 +116,7 @@ def _forward(call: RnnForward, backend: str | None, plan: Plan | None = None) ->
     rest = count - 1 if others else 0
     saved = others[rest] if call.save and cell.saved else None
     arguments = (work, wx, r, b, first, last, [h, *others[:rest]], saved)
-    backend = backend or ("cuda" if plan else choose(cell, wx.dtype, work.width))
+    backend = backend or ("cuda" if plan else choose(cell, r, work.width))
     if backend == "triton":
         triton.forward(*arguments)
     elif plan := plan or (cuda.fused(work, r, False) if backend == "cuda" else None):
@@ -178,7 +179,7 @@ def _backward(
     if work.batch == 0:
         return back
     arguments = (work, r, first, states, gates, d_outputs, final, *back)
-    backend = backend or ("cuda" if plan else choose(work.cell, r.dtype, work.width))
+    backend = backend or ("cuda" if plan else choose(work.cell, r, work.width))
     if backend == "triton":
         triton.backward(*arguments)
     elif plan := plan or (cuda.fused(work, r, True) if backend == "cuda" else None):

@@ -31,10 +31,11 @@ _COPYING_THREADS = 256
 
 
 @lru_cache(maxsize=4096)
-def plan(problem: Problem, device: Device) -> Plan | None:
+def plan(problem: Problem, device: Device, clusters: bool = True) -> Plan | None:
     """Return the fused launch, or None if r does not fit on the GPU or one step at a time is faster."""
     requested = _requested(problem)
-    result, alone, of_cluster = rnn_plan(device, **requested), _alone(problem, device), clustered(problem, device)
+    result, alone = rnn_plan(device, **requested), _alone(problem, device)
+    of_cluster = clustered(problem, device) if clusters else None
     other = cycles(problem, alone, device) if alone is not None else result.cycles
     if of_cluster is not None and of_cluster[1] < other:
         return of_cluster[0]
