@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from .._backend import BackendError, is_installed
 
 #: An argument of a CUDA kernel: a tensor's pointer, a scalar of the parameter's type, or None for a null pointer.
 Argument = Tensor | np.generic | None
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def launch_cuda(
@@ -72,6 +74,11 @@ def triton_kernels(function: str, stem: str) -> ModuleType:
             f"{function}: Triton compiles the GPU kernels and is not installed (pip install fastiter-kernels[gpu])"
         )
     return importlib.import_module(f"fastiter.kernels.{stem.replace('/', '.')}")
+
+
+def constants_of(function: _Function) -> _Function:
+    """Cache a function that copies constants to a device. Nothing is dropped, as CUDA graphs keep the addresses."""
+    return cache(function)  # type: ignore[return-value]
 
 
 def as_int64(x: Tensor | None, like: Tensor) -> Tensor | None:

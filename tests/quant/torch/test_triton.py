@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from fastiter import quant  # noqa: E402
+from fastiter.quant._torch import triton_codes, triton_forward  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
 from tests.quant.cases import FLOAT_ROUNDINGS, KINDS, NAMED_FLOATS, ROUNDINGS, numbers, overflows, random_float  # noqa: E402
 from tests.quant.gpu import Gpu, same  # noqa: E402
@@ -210,12 +211,25 @@ def test_nan_is_kept_replaced_or_refused(gpu: Gpu) -> None:
     for fmt in FORMATS:
         if fmt != "nf4":  # a NaN in a table format makes its block NaN
             check(gpu, x, fmt, nan=1.25, rng=1)
+    for zero in (0.0, -0.0, 0.0):
+        check(gpu, x, "e4m3fn", nan=zero)
     for fmt in ("int8", "e4m3fn", "fixed<8,4,RND,SAT>"):  # NaN is replaced before the scale is computed
         y = gpu.run(lambda fmt=fmt: ours.quantize(gpu.put(x), fmt, scale=0.5, nan=3.0))
         same(y, quant.quantize(x, fmt, scale=0.5, nan=3.0, backend="reference"))
     for fmt in ("int8", "e2m1"):
         with pytest.raises(ValueError, match=r"quantize: x contains NaN, which .* cannot represent; pass nan="):
             gpu.run(lambda fmt=fmt: ours.quantize(gpu.put(x), fmt))
+
+
+def test_constants_stay_where_graphs_of_calls_read_them() -> None:
+    """A CUDA graph holds the address of a tensor, and not the tensor."""
+    cpu = torch.device("cpu")
+    for constants in (
+        lambda k: triton_forward.numbers_of(quant.Int(8), "float32", False, False, float(k), cpu).numbers,
+        lambda k: triton_codes._factor(k, cpu),
+    ):
+        first = constants(0)
+        assert all(constants(k) is not first for k in range(1, 600)) and constants(0) is first
 
 
 @pytest.mark.parametrize("fmt", ["int8", "e2m1", "fixed<8,4,STOCHASTIC,SAT>", "fixed<60,30,RND,SAT>", "pow2<-6,2>"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from .triton_forward import BLOCK, Scales, scales_of
 _NOTHING, _ONE_SUM, _PRODUCTS = range(3)
 
 
-@lru_cache(maxsize=512)
+@launch.constants_of
 def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
     """Return the lowest and highest code of an Int, or else the lowest and highest number that rounds into range."""
     ends = fmt._range()[:2] if fmt._is_affine else limits(fmt, name, 0)

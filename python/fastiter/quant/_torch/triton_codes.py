@@ -6,7 +6,6 @@ Codes are not checked: only the low bits of an invalid code are used; past the e
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,19 +37,19 @@ class _Constants(NamedTuple):
     specials: int
 
 
-@lru_cache(maxsize=256)
+@launch.constants_of
 def _table(fmt: Format, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the values of all codes."""
     return torch.from_numpy(all_values(fmt, np.dtype(NAMES[dtype]))).to(device)
 
 
-@lru_cache(maxsize=256)
+@launch.constants_of
 def _scale_table(fmt: Format, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the values of all codes of a block's scale."""
     return torch.from_numpy(scale_values(fmt, np.dtype(NAMES[dtype]))).to(device)
 
 
-@lru_cache(maxsize=256)
+@launch.constants_of
 def _factor(places: int, device: torch.device) -> Tensor:
     return torch.tensor([math.ldexp(1.0, -places)], dtype=torch.float64, device="cpu").to(device)
 

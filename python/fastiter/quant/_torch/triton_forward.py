@@ -85,11 +85,16 @@ def _list_of_numbers(fmt: Format, plan: Plan, nan: float) -> list[float]:
     return [nan, *factors, fixed.lowest, fixed.highest, fixed.low, fixed.high, 2 * half, low_bits, *saturated]
 
 
-@lru_cache(maxsize=512)
 def numbers_of(fmt: Format, name: str, codes: bool, scaled: bool, nan: float | None, device: torch.device) -> Numbers:
+    """Return the numbers that a kernel reads; ``nan`` is what replaces NaN."""
+    return _numbers_of(fmt, name, codes, scaled, float(math.nan if nan is None else nan).hex(), device)
+
+
+@launch.constants_of
+def _numbers_of(fmt: Format, name: str, codes: bool, scaled: bool, nan: str, device: torch.device) -> Numbers:
     plan = gpu_plan(fmt, name, codes, scaled)
     kind = torch.float64 if plan.in_double else torch.float32
-    listed = _list_of_numbers(fmt, plan, math.nan if nan is None else nan)
+    listed = _list_of_numbers(fmt, plan, float.fromhex(nan))  # its digits, as -0.0 and 0.0 are equal keys
     numbers = torch.tensor(listed, dtype=torch.float64, device="cpu").to(kind).to(device)
     if not plan.table:
         return Numbers(numbers, None, None)
