@@ -1,8 +1,9 @@
-"""The first half hour on a card, in three parts of less than nine minutes each: python -m bench card --part 1
+"""Everything on a card, in four parts of less than nine minutes each: python -m bench card --part 1
 
-part 1  latencies and barriers; every head size and dtype with gradients against the CPU; known hazards; pytest -m gpu
+part 1  latencies and barriers; every head size and dtype with gradients against the CPU; known hazards
 part 2  every family against its peers
 part 3  many launch plans, the tuner's model fitted to them, the profiler, the sanitizer's memcheck
+part 4  pytest -m gpu
 
 Each item of a step runs in a process that may crash or hang: failures are recorded, and the run continues.
 The record, bench/results/<card>.json, is written after each item. A part can be run again: it replaces its own steps.
@@ -30,7 +31,7 @@ PAGE = ROOT / "docs" / "gpu.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--part", type=int, choices=sorted(PARTS), action="append", help="default: all three")
+    parser.add_argument("--part", type=int, choices=sorted(PARTS), action="append", help="default: all four")
     parser.add_argument("--steps", type=lambda text: text.split(","), help=f"only these of {', '.join(STEPS)}")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds per part")
     parser.add_argument("--began", type=float, help="seconds since 1970 at which part 1 began, before its build")

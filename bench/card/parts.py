@@ -1,4 +1,4 @@
-"""The three parts of a card's half hour: their steps and time limits."""
+"""The four parts of a run on a card: their steps and time limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ PARTS: dict[int, tuple[Step, ...]] = {
         Step("latencies", "bench.card.latencies:items", 60),
         Step("correctness", "bench.card.correctness:items", 200),
         Step("hazards", "bench.card.hazards:items", 120),
-        Step("tests", "bench.card.gpu_tests:items", 300),
     ),
     2: (
         Step("rnn", "bench.card.peers:rnn", 200),
@@ -38,5 +37,6 @@ PARTS: dict[int, tuple[Step, ...]] = {
         Step("profile", "bench.card.profile:items", 170),
         Step("memcheck", "bench.card.profile:memcheck", 90),
     ),
+    4: (Step("tests", "bench.card.gpu_tests:items", 510),),
 }
 STEPS = {step.name: step for steps in PARTS.values() for step in steps}

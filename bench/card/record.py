@@ -52,8 +52,10 @@ class Results:
         self.content["failed"] = [each for each in self.content["failed"] if each["step"] != step]
         self.save()
 
-    def add(self, step: str, record: Record) -> None:
-        """Keep a record."""
+    def add(self, step: str, record: Record, replaces: bool = False) -> None:
+        """Keep a record, instead of the last one if it ``replaces`` that."""
+        if replaces:
+            self.content[step].pop()
         self.content[step].append(record)
         self.save()
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from bench.card.parts import Step
 from bench.card.record import Results
+from bench.card.worker import BROKEN
 from bench.harness.record import Record
 
 ROOT = Path(__file__).parents[2]
@@ -27,14 +28,15 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Progress:
-    """The progress of a step, from the lines of its worker."""
+    """The progress of a step, from the lines of its workers."""
 
     done: int = 0
-    item: str = "its start"
+    item: str = ""
     total: int = 1
     began: float = 0.0
     limit: float = START
-    is_open: bool = False
+    is_open: bool = False  #: an item has begun and has not ended
+    has_record: bool = False  #: there is a record of what the item knows so far
 
 
 def environment(dry: bool = False) -> dict[str, str]:
@@ -49,6 +51,11 @@ def environment(dry: bool = False) -> dict[str, str]:
     }
     variables = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "TRITON_INTERPRET")}
     return {**own, **variables, **({"TRITON_INTERPRET": "1"} if dry else {})}
+
+
+def last_lines(log: Path) -> list[str]:
+    """Return the end of what a worker has printed."""
+    return log.read_text(errors="replace").strip().splitlines()[-3:]
 
 
 def end(process: subprocess.Popen[Any]) -> None:
@@ -74,19 +81,24 @@ class Runner:
             while progress.done < progress.total:
                 if time.monotonic() >= ends:
                     missing = progress.total - progress.done
-                    self._fail(step, progress.item, f"out of time, {missing} of {progress.total} items left")
+                    why = f"out of time, {missing} of {progress.total} items left"
+                    self._fail(step, f"item {progress.done + 1}", why)
                     return
                 lines.write_text("")
-                log = Path(folder) / "log"
+                log, before = Path(folder) / "log", progress.done
                 why = self._worker(step, lines, log, progress, ends)
-                if progress.is_open or (why and progress.done < progress.total):
-                    last = log.read_text(errors="replace").strip().splitlines()[-3:]
-                    self._fail(step, progress.item, "; ".join([why or "ended", *last]))
+                if progress.is_open:
+                    self._fail(step, progress.item, "; ".join([why or "ended", *last_lines(log)]))
                     progress.done += 1
+                elif progress.done == before:  # without an item that has failed, the next worker would do the same
+                    self._fail(step, f"the start of item {before + 1}", "; ".join([why or "ended", *last_lines(log)]))
+                    progress.done += 1
+                elif why:
+                    self._fail(step, f"after {progress.item}", "; ".join([why, *last_lines(log)]))
                 progress.is_open = False
 
     def _worker(self, step: Step, lines: Path, log: Path, progress: Progress, ends: float) -> str:
-        """Run one worker, and return why it ended before its last item, or "" if it did not."""
+        """Run one worker, and return why it ended, or "" if after its last item or one whose error broke the card."""
         command = [sys.executable, "-m", "bench.card.worker", step.where, "--lines", str(lines)]
         command += ["--skip", str(progress.done), *(["--dry-run"] if self.dry else [])]
         progress.began, progress.limit, read = time.monotonic(), START, 0
@@ -99,7 +111,8 @@ class Runner:
                     ended = process.poll() is not None
                     read = self._read(step, lines, read, progress)
                     if ended:
-                        return "" if process.returncode == 0 else f"ended with exit code {process.returncode}"
+                        code = process.returncode
+                        return "" if code in (0, BROKEN) else f"ended with exit code {code}"
                     now = time.monotonic()
                     if now > progress.began + progress.limit:
                         return f"took more than {progress.limit:.0f} s"
@@ -118,6 +131,11 @@ class Runner:
             if "begin" in message:
                 progress.item, progress.total = message["name"], message["of"]
                 progress.began, progress.limit, progress.is_open = time.monotonic(), message["limit"], True
+                progress.has_record = False
+                continue
+            if "so_far" in message:
+                self.results.add(step.name, message["so_far"], progress.has_record)
+                progress.has_record = True
                 continue
             record = message["record"]
             progress.done, progress.is_open = message["end"] + 1, False
@@ -125,7 +143,7 @@ class Runner:
             if "error" in record:
                 self._fail(step, record["name"], record["error"])
             else:
-                self.results.add(step.name, record)
+                self.results.add(step.name, record, progress.has_record)
                 shown = {key: value for key, value in record.items() if key not in ("name", "seconds", "plan")}
                 self.tell(f"{step.name}: {record['name']}: {brief(shown)} [{record['seconds']:.1f} s]")
         return len(complete)

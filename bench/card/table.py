@@ -29,7 +29,7 @@ def correctness(rows: list[Record]) -> str:
 def tests(rows: list[Record]) -> str:
     return "\n".join(
         f"`pytest -m gpu`: {row['passed']} passed, failed: {', '.join(row['failed']) or 'none'}"
-        + (" (the time ended before the last)." if row["is_late"] else ".")
+        + ("." if row["is_complete"] else " (the time ended before the last).")
         for row in rows
     )
 

@@ -1,6 +1,7 @@
 """Runs the items of a step in a separate process, which may crash or hang.
 
-Each item is a call that returns a record. It writes a line when an item begins, and one with its record or its error.
+Each item is a call that returns a record, or yields what it knows so far, again and again. A line is written when an
+item begins, one with each record, and one when the item ends, with its last record or its error.
 After an error of the card, which makes all later calls of the process fail, it ends, and the next process continues.
 """
 
@@ -12,7 +13,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ BROKEN = 3
 
 @dataclass(frozen=True)
 class Item:
-    """A named call that returns a record, and the seconds that it may take."""
+    """A named call that returns a record, or yields records of which each replaces the previous one, and its limit."""
 
     name: str
-    call: Callable[[], Record]
+    call: Callable[[], Record | Iterator[Record]]
     limit: float = 60
 
 
@@ -44,11 +45,17 @@ def is_alive() -> bool:
     return True
 
 
-def attempt(item: Item) -> Record:
-    """Return the item's record, or its error."""
+def attempt(item: Item, tell: Callable[[Record], None]) -> Record:
+    """Return the item's record, or its error; pass on the records that it yields before."""
     started = time.perf_counter()
+    record: Record = {}
     try:
-        record = item.call()
+        found = item.call()
+        if isinstance(found, Iterator):
+            for record in found:
+                tell({"name": item.name, **record})
+        else:
+            record = found
     except Exception as error:  # any failure of an item is recorded, and the other items run
         traceback.print_exc(limit=6)
         record = {"error": f"{type(error).__name__}: {error}".strip()[:600]}
@@ -61,7 +68,7 @@ def run(items: list[Item], skip: int, report: Callable[[Record], None]) -> int:
         if number < skip:
             continue
         report({"begin": number, "of": len(items), "name": item.name, "limit": item.limit})
-        record = attempt(item)
+        record = attempt(item, lambda record: report({"so_far": record}))
         alive = "error" not in record or is_alive()
         report({"end": number, "record": record})
         if not alive:

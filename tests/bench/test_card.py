@@ -1,4 +1,4 @@
-"""The half hour on a GPU: a dry run of all three parts, and the runner, which no item may stop."""
+"""The run on a GPU: a dry run of all its parts, and the runner, which no item may stop."""
 
 from __future__ import annotations
 
@@ -72,12 +72,15 @@ def a_run(tmp_path: Path, step: Step, seconds: float = 60) -> dict[str, Any]:
 
 def test_failures_are_recorded_and_skipped(tmp_path: Path) -> None:
     told = a_run(tmp_path, Step("step", "tests.bench.card_items:items", 300), 300)
-    assert [row["name"] for row in told["step"]] == ["0 well", "3 well", "5 well"]
+    assert [row["name"] for row in told["step"]] == ["0 well", "3 well", "5 well", "7 well", "8 growing"]
+    assert told["step"][-1]["passed"] == 2
     errors = {each["item"]: each["error"] for each in told["failed"]}
+    assert len(errors) == len(told["failed"]) == 6
     assert errors["1 raising"] == "ArithmeticError: off by 3"
     assert errors["2 crashing"].startswith("ended with exit code 11; ") and errors["2 crashing"].endswith("last words")
     assert errors["4 hanging"].startswith("took more than 1 s")
-    assert len(errors) == 3
+    assert errors["6 breaking"] == errors["9 breaking"] == "RuntimeError: an illegal memory access"
+    assert errors["8 growing"].startswith("ended with exit code 7")
 
 
 def test_a_step_that_does_not_start_is_recorded(tmp_path: Path) -> None:
@@ -182,7 +185,8 @@ def test_results_of_pytest_are_read_from_its_lines() -> None:
         "FAILED tests/rnn/gpu/test_cuda.py::test_b[cuda] - AssertionError\n"
         "= 1 failed, 2 passed =\n"
     )
-    found = gpu_tests.read(text)
+    found: dict[str, list[str]] = {}
+    assert [gpu_tests.read(line, found) for line in text.splitlines()] == [True, True, True, False, False]
     assert found["FAILED"] == ["tests/rnn/gpu/test_cuda.py::test_b[cuda]"] and len(found["PASSED"]) == 2
 
 
