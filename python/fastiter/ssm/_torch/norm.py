@@ -93,25 +93,44 @@ def gated_rms_norm(
 
 def checked_norm(function: str, x: Tensor, weight: Tensor, z: Tensor | None, bias: Tensor | None, norm: Norm) -> Tensor:
     """Check the arguments of ``function`` and normalise."""
-    optional = {"z": z, "bias": bias}
-    tensors: dict[str, Any] = {"x": x, "weight": weight} | {n: y for n, y in optional.items() if y is not None}
-    check_tensors(function, tensors, "x")
-    check_eps(function, "eps", norm.eps)
     check_flag(function, "norm_before_gate", norm.norm_before_gate)
-    if x.dim() < 1 or x.shape[-1] < 1:
-        raise ValueError(f"{function}: x must have shape (..., D) with D at least 1, got {tuple(x.shape)}")
-    width = x.shape[-1]
-    for name, expected in (("weight", (width,)), ("bias", (width,)), ("z", tuple(x.shape))):
-        if name in tensors and tensors[name].shape != expected:
-            raise ValueError(
-                f"{function}: {name} must have shape {expected} to go with x, got {tuple(tensors[name].shape)}"
-            )
-    groups = norm.groups
+    check_normalized(function, x, norm.eps, {"weight": weight, "bias": bias}, {"z": z})
+    width, groups = x.shape[-1], norm.groups
     if not isinstance(groups, int) or isinstance(groups, bool):
         raise TypeError(f"{function}: groups must be an int, got {type_name(groups)}")
     if groups < 1 or width % groups:
         raise ValueError(f"{function}: groups must be a divisor of D = {width}, got {groups!r}")
     return normalized(x, weight, z, bias, norm)
+
+
+def check_normalized(
+    function: str, x: Tensor, eps: object, of_channels: dict[str, Tensor | None], of_x: dict[str, Tensor | None]
+) -> None:
+    """Check x (..., D) and the tensors (D,) and (..., D) that go with it, of which all but the weight may be None."""
+    every = {"x": x, **of_channels, **of_x}
+    tensors: dict[str, Any] = {name: y for name, y in every.items() if y is not None or name in ("x", "weight")}
+    check_tensors(function, tensors, "x")
+    check_eps(function, "eps", eps)
+    if x.dim() < 1 or x.shape[-1] < 1:
+        raise ValueError(f"{function}: x must have shape (..., D) with D at least 1, got {tuple(x.shape)}")
+    for name, y in tensors.items():
+        expected = tuple(x.shape[-1:] if name in of_channels else x.shape)
+        if y.shape != expected:
+            raise ValueError(f"{function}: {name} must have shape {expected} to go with x, got {tuple(y.shape)}")
+
+
+def with_residual_stream(
+    y: Tensor, total: Tensor, x: Tensor, residual: Tensor | None, prenorm: bool, residual_in_fp32: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return y in the dtype of x, and with ``prenorm`` the sum, x + residual, in the dtype of the residual stream.
+
+    y and the sum are in the dtype of the arithmetic.
+    """
+    if not prenorm:
+        return cast(y, x.dtype)
+    if residual is not None:
+        return cast(y, x.dtype), cast(total, residual.dtype)
+    return cast(y, x.dtype), total if residual_in_fp32 else x
 
 
 def check_eps(function: str, name: str, eps: object) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear, logsigmoid, relu, silu
 
+from ....ssm._torch.norm import with_residual_stream
 from ....ssm._torch.ops import computed
 from ..functions import Function, on_cpus
 from ..rebind import owner_of
@@ -40,17 +41,6 @@ def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.to(y.dtype)
 
 
-def _in_dtypes(
-    y: Tensor, total: Tensor, x: Tensor, residual: Tensor | None, prenorm: bool, residual_in_fp32: bool
-) -> Any:
-    """Return the output in the dtype of x, and with ``prenorm`` also the sum, in the dtype of the residual stream."""
-    if not prenorm:
-        return y.to(x.dtype)
-    if residual is None and residual_in_fp32:
-        return y.to(x.dtype), total
-    return y.to(x.dtype), total.to((x if residual is None else residual).dtype)
-
-
 def layer_norm(
     x: Tensor,
     weight: Tensor | None,
@@ -64,7 +54,7 @@ def layer_norm(
 ) -> Any:
     """Return norm(x + residual), in groups of channels, and the sum with ``prenorm``."""
     y, total = _normalised(x, residual, eps, is_rms_norm, num_groups)
-    return _in_dtypes(_scaled(y, weight, bias), total, x, residual, prenorm, residual_in_fp32)
+    return with_residual_stream(_scaled(y, weight, bias), total, x, residual, prenorm, residual_in_fp32)
 
 
 def layer_norm_gated(
@@ -82,7 +72,7 @@ def layer_norm_gated(
     """Return norm(x + residual) times the gate, and the sum with ``prenorm``."""
     y, total = _normalised(x, residual, eps, is_rms_norm, 1)
     gate = (torch.sigmoid if activation == "sigmoid" else silu)(_wide(g))
-    return _in_dtypes(_scaled(y, weight, bias) * gate, total, x, residual, prenorm, residual_in_fp32)
+    return with_residual_stream(_scaled(y, weight, bias) * gate, total, x, residual, prenorm, residual_in_fp32)
 
 
 def _with_product(y: Any, weight: Tensor, bias: Tensor | None) -> Any:

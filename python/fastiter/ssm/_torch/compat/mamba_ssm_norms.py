@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ...._check import check_flag
-from ..checks import check_tensors
-from ..norm import Norm, check_eps, checked_norm, normalized
+from ..norm import Norm, check_normalized, checked_norm, normalized, with_residual_stream
 from ..ops import computed
 from .docs_mamba import documented_mamba
 
@@ -254,24 +253,11 @@ def layer_norm_fn(
         raise NotImplementedError(f"{function}: return_dropout_mask must be False, as there is no dropout, got True")
     for name, flag in (("prenorm", prenorm), ("residual_in_fp32", residual_in_fp32)):
         check_flag(function, name, flag)
-    check_eps(function, "eps", eps)
-    optional = {"bias": bias, "residual": residual}
-    tensors: dict[str, Any] = {"x": x, "weight": weight} | {n: y for n, y in optional.items() if y is not None}
-    check_tensors(function, tensors, "x")
-    if x.dim() < 1 or x.shape[-1] < 1:
-        raise ValueError(f"{function}: x must have shape (..., D) with D at least 1, got {tuple(x.shape)}")
-    for name, expected in (("weight", x.shape[-1:]), ("bias", x.shape[-1:]), ("residual", x.shape)):
-        if name in tensors and tensors[name].shape != expected:
-            got = tuple(tensors[name].shape)
-            raise ValueError(f"{function}: {name} must have shape {tuple(expected)} to go with x, got {got}")
+    check_normalized(function, x, eps, {"weight": weight, "bias": bias}, {"residual": residual})
     wide = computed(x.dtype)
     total = x.to(wide) if residual is None else x.to(wide) + residual.to(wide)
-    y = normalized(total, weight, None, bias, Norm(eps, centered=not is_rms_norm)).to(x.dtype)
-    if not prenorm:
-        return y
-    if residual is not None:
-        return y, total.to(residual.dtype)
-    return y, x.to(wide) if residual_in_fp32 else x
+    y = normalized(total, weight, None, bias, Norm(eps, centered=not is_rms_norm))
+    return with_residual_stream(y, total, x, residual, prenorm, residual_in_fp32)
 
 
 @documented_mamba(x="x_rows")
