@@ -87,8 +87,8 @@ def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
     shape = plan(problem, card(r))
     if shape is None or not shape.clustered or not r.is_cuda:
         return shape
-    options = {"shared": shape.shared, "defines": _defines_of(shape, work, r)}
-    fit = launch.active_clusters(*_KERNELS[backward], shape.threads, r, **options)
+    names, options = _KERNELS[backward], _defines_of(shape, work, r)
+    fit = launch.active_clusters(*names, shape.threads, r, shared=shape.shared, defines=options)
     return shape if fit else plan(problem, card(r), clusters=False)
 
 
