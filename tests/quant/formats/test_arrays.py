@@ -66,12 +66,12 @@ def test_fixed_in_every_mode(rounding: str, dtype: Any) -> None:
     ):
         for overflow, saturated in shares(overflows(signed, width), dtype, ROUNDINGS.index(rounding)):
             fmt = Fixed(width, integer, signed, rounding, overflow, saturated)
-            x = fixed_numbers(fmt, dtype, 40)
+            x = fixed_numbers(fmt, dtype, 24)
             check(x, fmt)
             check_codes(x, fmt)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_fixed(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for dtype in DTYPES:
@@ -104,7 +104,7 @@ def test_fixed_at_the_limits(fmt: Fixed, dtype: Any) -> None:
 @pytest.mark.parametrize("name", [*NAMED_FLOATS, "fp32"])
 def test_floats_in_every_mode(name: str, dtype: Any) -> None:
     plain = parse(name)
-    x = numbers(dtype, plain.min_exponent - plain.mantissa, plain.max_exponent + 1, 50)
+    x = numbers(dtype, plain.min_exponent - plain.mantissa, plain.max_exponent + 1, 24)
     overflow = ("SAT", *["INF"] * plain.has_inf, *["NAN"] * plain.has_nan)
     for k, rounding in enumerate(FLOAT_ROUNDINGS, DTYPES.index(dtype)):  # every pair occurs with one of the dtypes
         fmt = parse(f"{name}<{rounding},{overflow[k % len(overflow)]}>")
@@ -112,7 +112,7 @@ def test_floats_in_every_mode(name: str, dtype: Any) -> None:
         check_codes(x, fmt)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_floats(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for dtype in DTYPES:
@@ -139,7 +139,7 @@ def test_floats_that_only_doubles_hold(text: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_posits(text: str, dtype: Any) -> None:
     fmt = parse(text)
-    x = numbers(dtype, -fmt.max_exponent - 1, fmt.max_exponent + 1, 120)
+    x = numbers(dtype, -fmt.max_exponent - 1, fmt.max_exponent + 1, 50)
     check(x, fmt)
     check_codes(x, fmt)
 
@@ -168,7 +168,7 @@ def test_posits(text: str, dtype: Any) -> None:
 )
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_other_formats(text: str, dtype: Any) -> None:
-    x = numbers(dtype, -10, 5, 100)
+    x = numbers(dtype, -10, 5, 50)
     check(x, text)
     check_codes(x, text)
 

@@ -20,9 +20,9 @@ RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")
 
 
 def blocks(dtype: Any, block: int, seed: int = 0) -> Array:
-    """Return lines of blocks: normal, near powers of two, tiny, huge, zeros, one large number among small ones."""
+    """Return lines of a block and a third: normal, near powers of two, tiny, huge, zeros, one large among small."""
     rng = np.random.default_rng([seed, block])
-    n = 3 * block + block // 3
+    n = block + block // 3
     scale = np.array([0.0, 1.0, 1e-3, 300.0, 1e-37, 1e-40, 1e-44, 1e37, 2.0**-128, 2.0**127, 1e-300, 1e300])[:, None]
     x = rng.standard_normal((len(scale), n))
     with np.errstate(all="ignore"):
@@ -81,9 +81,9 @@ def test_tables_of_blocks(dtype: Any) -> None:
         check_codes(x, text)
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 100, 512, 1000, 1024])
+@pytest.mark.parametrize("block", [1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 100, 1024])
 def test_blocks_of_any_size(block: int) -> None:
-    lines = 3 if block < 500 else 1
+    lines = 2 if block < 100 else 1
     x = np.random.default_rng(block).standard_normal((lines, 2 * block + block // 2)).astype(np.float32)
     for fmt in (MX("e4m3fn", block), NVFP4(block), BlockFloat(8, block), quant.Table((-1.0, -0.1, 0.3, 1.0), block)):
         check(x, fmt)

@@ -38,7 +38,7 @@ def test_binary_points_hold_every_number_and_no_finer_ones_do(rounding: str, dty
     for signed in (True, False):
         for width in (2, 3, 4, 8, 13, 24, 40, 64):
             for overflow, bits in shares(overflows(signed, width), dtype, ROUNDINGS.index(rounding)):
-                for k, x in enumerate(samples(dtype, 6, width)):
+                for k, x in enumerate(samples(dtype, 4, width)):
                     given = Fixed(width, 0, signed, rounding, overflow, bits)
                     found = quant.calibrate(x, given)
                     kept = x if signed else np.maximum(x, 0)
@@ -47,7 +47,7 @@ def test_binary_points_hold_every_number_and_no_finer_ones_do(rounding: str, dty
                     if kept.any() and rounding != "STOCHASTIC":
                         assert overflowed(kept, finer, k) > 0, (found.fmt, x)
                         tight += 1
-    assert tight > 150 or rounding == "STOCHASTIC"
+    assert tight > 100 or rounding == "STOCHASTIC"
 
 
 def test_the_largest_magnitude_neither_changes_its_sign_nor_vanishes() -> None:
@@ -66,7 +66,7 @@ def test_scales_of_integers_hold_both_ends(rounding: str, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     for width in (2, 3, 4, 8, 16, 26):
         for fmt in (Int(width, True, rounding), Int(width, True, rounding, "SAT_SYM"), Int(width, False, rounding)):
-            for k in range(16):
+            for k in range(8):
                 x = rng.uniform(-1, 1, (3, 7)) * np.exp2(rng.integers(-4, 5, (3, 1)))
                 if k % 4 == 0:  # ends on and between whole numbers of steps
                     x = rng.integers(-9, 10, (3, 7)) / 2.0
