@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import warnings
 from typing import Any
@@ -80,18 +81,18 @@ def test_all_rules_and_updates_find_one_minimum(loss: str, parts: str) -> None:
     problem = make(loss, sp.csr_array(A), b, **PARTS[parts])
     best = bcd(problem, update="newton", blocks=100, rtol=1e-10)
     assert (best.converged and best.gap < 1e-8) or loss == "quadratic" or parts == "l1 and half-line"
-    for update in UPDATES:
-        if update == "two-metric" and parts == "l1":
+    first = [*LOSSES].index(loss) + [*PARTS].index(parts)  # every two of an update, a rule and blocks; then others
+    every = itertools.product(enumerate(UPDATES), enumerate(RULES), enumerate(kinds))
+    for (i, update), (j, rule), (k, blocks) in every:
+        is_variable = getattr(blocks, "partition", "") == "variable"
+        if (update == "two-metric" and parts == "l1") or (is_variable and rule not in RULES[3:]):
             continue
-        for rule in RULES:
-            for blocks in kinds:
-                if getattr(blocks, "partition", "") == "variable" and rule not in RULES[3:]:
-                    continue
-                found = bcd(problem, blocks=blocks, rule=rule, update=update, rtol=1e-7)  # type: ignore[arg-type]
-                assert found.converged and found.value.shape == problem.shape
-                assert abs(found.objective - best.objective) <= 1e-9 * abs(best.objective), (rule, update, blocks)
-                assert np.array_equal(found.active, best.active)
-                assert 0 <= found.identified <= found.steps
+        if (first + i + j + k) % 3 == 0 or is_variable:
+            found = bcd(problem, blocks=blocks, rule=rule, update=update, rtol=1e-7)  # type: ignore[arg-type]
+            assert found.converged and found.value.shape == problem.shape
+            assert abs(found.objective - best.objective) <= 1e-9 * abs(best.objective), (rule, update, blocks)
+            assert np.array_equal(found.active, best.active)
+            assert 0 <= found.identified <= found.steps
 
 
 def test_against_scipy_and_scikit_learn() -> None:
