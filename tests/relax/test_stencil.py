@@ -55,10 +55,11 @@ def assert_near(actual: Array, expected: Array, dtype: Any, what: Any = "") -> N
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sweeps(dtype: str) -> None:
-    for s, b, x in every_stencil(dtype):
+    for k, (s, b, x) in enumerate(every_stencil(dtype)):
         A, rhs = equations(s, b, x)
         checkers = np.indices(s.grid).sum(axis=0).ravel() % 2
-        for order, omega in itertools.product(("natural", "red-black"), (1.0, 1.3)):
+        omegas = (1.0, 1.3) if (k + k // 4) % 2 else (1.3, 1.0)  # by turns, with each kind of stencil
+        for order, omega in zip(("natural", "red-black"), omegas, strict=True):
             rows = list(range(b.size)) if order == "natural" else reference.order_of(list(checkers))
             sweeps, both = (Relaxation(s, method, omega=omega, order=order) for method in ("sor", "ssor"))
             forward, backward, symmetric = x.copy(), x.copy(), x.copy()
