@@ -19,7 +19,7 @@ from tests.support.cases import RNN_CELLS, Array, RnnInputs, tolerance
 ROOT = Path(__file__).parents[2]
 Output = tuple[Array, tuple[Array, ...], tuple[Array, ...]]
 
-every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
+every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=[*map("".join, RNN_CELLS)])
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 full_and_ragged = pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])

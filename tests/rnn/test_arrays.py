@@ -24,6 +24,7 @@ from tests.rnn.calls import (
 )
 from tests.support.cases import GATES, STATES, Array, RnnInputs, assert_close, assert_same_bits, nans, rnn_inputs
 from tests.support.layouts import LAYOUTS, OUTS, swapped
+from tests.support.pairs import pairs
 
 # Sizes around every edge of the tiles: rows of 3, 6 and 12, vectors of 2, 4, 8 and 16 units, panels of 4 vectors.
 BATCHES = (0, 1, 2, 3, 5, 6, 7, 13, 16)
@@ -46,6 +47,7 @@ def test_every_pair_of_sizes_occurs() -> None:
         assert {(s[i], s[j]) for s in sizes()} == set(itertools.product(values[i], values[j]))
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @both_dtypes
@@ -156,6 +158,7 @@ def test_time_major_in_is_time_major_out_without_a_copy(cell: str, activation: s
 # --- outputs ---------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @both_ways
 @pytest.mark.parametrize("layout", OUTS)
 @every_cell
@@ -230,6 +233,7 @@ def test_large_results_are_arrays_like_any_others() -> None:
 # --- hostile values --------------------------------------------------------------------------------------------------
 
 
+@pairs
 @both_ways
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"])
 @every_cell

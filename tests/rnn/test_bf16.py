@@ -15,6 +15,7 @@ import fastiter.torch  # noqa: E402
 from fastiter.reference import rnn as reference  # noqa: E402
 from tests.rnn.calls import both_ways, every_cell, full_and_ragged, options, some_lengths  # noqa: E402
 from tests.support.cases import Array, RnnInputs, assert_same_bits, rnn_inputs, tolerance  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 # More rows than a tile, and depths k that are no multiple of a tile: 17 and 50
 SIZES = [(5, 9, 2, 17), (1, 6, 1, 130), (7, 4, 1, 5), (35, 3, 1, 50), (3, 5, 1, 64), (2, 3, 1, 1), (2, 0, 1, 3)]
@@ -80,6 +81,7 @@ def assert_near(actual: Any, expected: Any, length: int, width: int) -> None:
         assert error.mean() <= EPS / 2 * largest
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @every_cell
@@ -110,6 +112,7 @@ def test_one_step_is_rounded_once(cell: str, activation: str, reverse: bool) -> 
     assert (off == 0).mean() > 0.995
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @every_cell
@@ -129,6 +132,7 @@ def test_gradients(cell: str, activation: str, reverse: bool, ragged: bool) -> N
         assert_near(actual, (*expected[:3], *expected[3]), B * T, D)
 
 
+@pairs
 @both_ways
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("T", [0, 1, 100, 301])
@@ -182,6 +186,7 @@ def test_equal_bits(cell: str, activation: str) -> None:
     assert_same_bits(h.reshape(whole[0].shape), run(cell, activation, inputs._replace(state=zeros))[0])
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @every_cell
@@ -198,6 +203,7 @@ def test_checkpoints_change_no_bit(cell: str, activation: str, reverse: bool, ra
             assert_same_bits(gradients(cell, activation, inputs, cotangents, checkpoint=every, **how), expected)
 
 
+@pairs
 @every_cell
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("D", [1, 7, 17, 18, 24, 40, 64])

@@ -15,6 +15,7 @@ import pytest
 import fastiter
 from tests.rnn.calls import assert_runs, both_dtypes, both_ways, every_cell, full_and_ragged, python, run, some_lengths
 from tests.support.cases import RNN_CELLS, STATES, RnnInputs, assert_same_bits, rnn_inputs
+from tests.support.pairs import pairs
 
 # Large enough that each gets a different plan: units (B 1), rows, heads, both, and less work than threads.
 SHARED_SIZES = [(1, 9, 1, 256), (16, 9, 1, 64), (13, 9, 3, 33), (2, 7, 2, 130), (5, 12, 5, 48), (3, 2, 1, 2)]
@@ -23,6 +24,7 @@ SHARED_SIZES = [(1, 9, 1, 256), (16, 9, 1, 64), (13, 9, 3, 33), (2, 7, 2, 130), 
 # --- continuation ----------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @both_dtypes
@@ -70,6 +72,7 @@ def test_slstm_starts_and_continues_in_one_batch(reverse: bool) -> None:
 # --- a row alone -----------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_dtypes
 @every_cell
@@ -112,6 +115,7 @@ def test_rows_permuted_with_their_lengths(cell: str, activation: str) -> None:
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @both_dtypes

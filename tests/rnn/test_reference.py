@@ -23,6 +23,7 @@ from tests.support.cases import (
 
 torch = pytest.importorskip("torch")
 
+from tests.support.pairs import pairs  # noqa: E402
 from tests.support.torch_bounds import held  # noqa: E402
 
 pack_padded_sequence = torch.nn.utils.rnn.pack_padded_sequence
@@ -31,7 +32,7 @@ pad_packed_sequence = torch.nn.utils.rnn.pad_packed_sequence
 Gradients = tuple[Array, Array, Array, tuple[Array, ...]]
 
 TORCH = {"elman": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
-every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
+every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=[*map("".join, RNN_CELLS)])
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 with_and_without_lengths = pytest.mark.parametrize("lengths", [None, (3, 0, 5)], ids=["full", "lengths"])
 
@@ -248,6 +249,7 @@ def test_saturated_gates_stay_finite(cell: str, activation: str) -> None:
 # ---- edges of time and batch ----------------------------------------------------------------------------------------
 
 
+@pairs
 @both_ways
 @pytest.mark.parametrize(("B", "T"), [(0, 4), (2, 0), (0, 0), (2, 1)])
 @every_cell
@@ -296,6 +298,7 @@ def test_steps_beyond_a_length_are_neither_computed_nor_read(cell: str, activati
     assert_same_bits(tuple(s[1] for s in last), tuple(s[1] for s in inputs.state))
 
 
+@pairs
 @with_and_without_lengths
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @both_ways
@@ -330,6 +333,7 @@ def test_arguments_are_not_written(cell: str, activation: str) -> None:
 # ---- backward -------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @pytest.mark.parametrize("kind", ["dh", "dstate", "dstates", "every"])
 @with_and_without_lengths
 @both_ways
@@ -342,6 +346,7 @@ def test_backward_equals_autograd(cell: str, activation: str, reverse: bool, len
     assert_close(gradients, autograd(cell, activation, inputs, cotangents, reverse, lengths), B * T, D)
 
 
+@pairs
 @with_and_without_lengths
 @both_ways
 @every_cell

@@ -18,6 +18,7 @@ import fastiter.torch  # noqa: E402
 from tests.rnn.calls import both_dtypes, both_ways, every_cell, full_and_ragged, some_lengths  # noqa: E402
 from tests.rnn.torch_calls import Leaves, leaves, numpy, run  # noqa: E402
 from tests.support.cases import RNN_CELLS, STATES, assert_same_bits, rnn_inputs  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 # Shared by units, by rows, by heads and rows; r's gradient is large enough to be shared too.
 SHARED_SIZES = [(1, 9, 1, 256), (16, 9, 1, 64), (13, 5, 3, 33), (2, 7, 2, 130)]
@@ -34,6 +35,7 @@ def backward(cell: str, activation: str, given: Leaves, **how: Any) -> tuple[Any
 # --- the same bits ---------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @both_dtypes

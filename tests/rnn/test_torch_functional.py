@@ -17,6 +17,7 @@ from tests.rnn import calls as rnn_calls  # noqa: E402
 from tests.rnn.calls import both_dtypes, both_ways, every_cell, full_and_ragged, options, some_lengths  # noqa: E402
 from tests.rnn.torch_calls import Leaves, leaves, numpy, only, pull, random_cotangents, run, specified_gradients, tensor  # noqa: E402
 from tests.support.cases import STATES, assert_close, assert_same_bits, rnn_inputs  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 both_layouts = pytest.mark.parametrize("time_major", [False, True], ids=["batch-major", "time-major"])
 SIZES = [(1, 1, 1, 1), (2, 9, 3, 5), (7, 4, 2, 17), (13, 3, 1, 33), (3, 2, 1, 130)]
@@ -25,6 +26,7 @@ SIZES = [(1, 1, 1, 1), (2, 9, 3, 5), (7, 4, 2, 17), (13, 3, 1, 33), (3, 2, 1, 13
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @both_dtypes
@@ -70,6 +72,7 @@ def test_lengths_may_be_a_read_only_array() -> None:
 # --- gradients -------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @both_layouts
 @full_and_ragged
 @both_ways
@@ -91,6 +94,7 @@ def kinds(cell: str) -> list[tuple[str, int]]:
     return [("h", 0), *(("last", k) for k in each), *(("states", k) for k in each)]
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @every_cell
@@ -166,6 +170,7 @@ def smooth_inputs(cell: str, n: tuple[float, float]) -> Leaves:
     return leaves(inputs)
 
 
+@pairs
 @both_ways
 @full_and_ragged
 @every_cell
@@ -277,6 +282,7 @@ def bits_of(x: Any) -> Any:
     return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).detach().numpy()
 
 
+@pairs
 @both_ways
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["f32", "f64", "bf16"])
 @every_cell

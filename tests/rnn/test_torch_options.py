@@ -17,6 +17,7 @@ from tests.rnn import calls as rnn_calls  # noqa: E402
 from tests.rnn.calls import both_dtypes, both_ways, every_cell, full_and_ragged, options, some_lengths  # noqa: E402
 from tests.rnn.torch_calls import leaves, loop, numpy, pull, random_cotangents, run, specified_gradients, tensor  # noqa: E402
 from tests.support.cases import RNN_CELLS, STATES, RnnInputs, assert_close, assert_same_bits, rnn_inputs  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 SIZES = [(5, 6, 2, 17), (1, 5, 1, 33)]
 
@@ -64,6 +65,7 @@ def filled(asked: dict[str, Any], B: int, T: int) -> dict[str, Any]:
     return {**asked, "reset": some_resets(B, T)} if "reset" in asked else asked
 
 
+@pairs
 @pytest.mark.parametrize("asked", ASKED)
 @full_and_ragged
 @both_ways
@@ -83,6 +85,7 @@ def test_the_loop_of_torch(cell: str, activation: str, reverse: bool, ragged: bo
         assert_close(gradients, expected_gradients, B * T, D, scale=scale)
 
 
+@pairs
 @pytest.mark.parametrize("asked", ASKED)
 @both_ways
 @every_cell
@@ -187,6 +190,7 @@ def test_no_sequences_and_no_steps() -> None:
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @every_cell

@@ -24,7 +24,7 @@ from tests.gpu.host.host import Host  # noqa: E402
 from tests.rnn.gpu.gpu_calls import array, check, check_options, check_packed, make, run, specified  # noqa: E402
 from tests.support.cases import RNN_CELLS  # noqa: E402
 
-every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
+every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=[*map("".join, RNN_CELLS)])
 
 STEPWISE: dict[str, dict[str, Any]] = {"forward": {"backend": "stepwise"}, "backward": {"backend": "stepwise"}}
 

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from tests.rnn.gpu.gpu_calls import check, check_options, check_packed, make  # noqa: E402
 from tests.support.cases import RNN_CELLS  # noqa: E402
 
-every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
+every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=[*map("".join, RNN_CELLS)])
 TOLD: dict[str, dict[str, Any]] = {"forward": {"backend": "triton"}, "backward": {"backend": "triton"}}
 
 

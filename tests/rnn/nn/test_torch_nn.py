@@ -35,6 +35,7 @@ from tests.rnn.nn.cases_nn import (  # noqa: E402, F401
     randn,
     run,
 )
+from tests.support.pairs import pairs  # noqa: E402
 
 pytestmark = no_onednn_projection
 
@@ -57,6 +58,7 @@ def test_equals_torch(kind, layout):
         assert_same(run(mine, x, states, wrap), run(theirs, x, states, wrap))
 
 
+@pairs
 @kinds
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize(
@@ -84,6 +86,7 @@ def test_packed_lengths(kind, lengths):
     assert_same(run(mine, x, states, wrap), run(theirs, x, states, wrap))
 
 
+@pairs
 @kinds
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "dropout": 0.5}])
@@ -187,6 +190,7 @@ def test_backward_twice(kind):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pairs
 @kinds
 @pytest.mark.parametrize("where", ["input", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0"])
 @pytest.mark.parametrize("layout", ["time", "packed"])

@@ -28,6 +28,7 @@ from tests.rnn.nn.cases_nn import (  # noqa: E402, F401
     one_thread,
     randn,
 )
+from tests.support.pairs import pairs  # noqa: E402
 
 pytestmark = no_onednn_projection
 
@@ -97,6 +98,7 @@ CASES = [
 ]
 
 
+@pairs
 @pytest.mark.parametrize("with_hx", [False, True])
 @pytest.mark.parametrize(("layout", "options"), CASES)
 @pytest.mark.parametrize("kind", KINDS)

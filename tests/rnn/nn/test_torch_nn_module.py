@@ -33,6 +33,7 @@ from tests.rnn.nn.cases_nn import (  # noqa: E402, F401
     pair,
     run,
 )
+from tests.support.pairs import pairs  # noqa: E402
 
 pytestmark = no_onednn_projection
 
@@ -180,6 +181,7 @@ def dense(weight, heads):
     return torch.cat([torch.block_diag(*gate) for gate in blocks])
 
 
+@pairs
 @pytest.mark.parametrize("kind", ["lstm", "gru", "tanh", "relu"])
 @pytest.mark.parametrize("heads", [1, 2, 3, 6])
 @pytest.mark.parametrize("layout", ["time", "unsorted"])
@@ -232,6 +234,7 @@ def run_loop(module, *args, **options):
     return {k.replace("module.", ""): v for k, v in run(SLSTMLoop(module), *args, **options).items()}
 
 
+@pairs
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize(
     ("layers", "bidirectional", "heads"), [(1, False, 1), (2, False, 2), (1, True, 3), (2, True, 6)]

@@ -25,6 +25,7 @@ from torch.nn.utils import parametrizations  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import replace, restore  # noqa: E402
 from tests.rnn.nn.cases_nn import F32, H, I, make, make_input, one_thread  # noqa: E402, F401
+from tests.support.pairs import pairs  # noqa: E402
 from tests.support.reports import restored_names  # noqa: E402
 
 pytestmark = [
@@ -57,6 +58,7 @@ def both(name, **options):
     return theirs, mine.eval()
 
 
+@pairs
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("spec", ["classes", "names", "all"])

@@ -19,6 +19,7 @@ from fastiter.rnn._torch.nn import layer  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from tests.rnn.nn.cases_nn import F32, F64, make, make_states, one_thread, randn  # noqa: E402, F401
 from tests.support.cases import assert_same_bits  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 BF16, EPS = torch.bfloat16, 2.0**-8
 NAMES = {"forward_tensors": 2, "backward_tensors": 1}  # the position of the layer, which is None for a recurrence alone
@@ -91,6 +92,7 @@ OPTIONS = ({}, {"num_layers": 2, "bidirectional": True}, {"bias": False}, {"num_
 SIZES = ((1, 1, 1, 2), (5, 3, 7, 10), (4, 70, 9, 34))  # T, B, I, H
 
 
+@pairs
 @pytest.mark.parametrize("cotangents", COTANGENTS)
 @pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
 @every_kind
@@ -257,6 +259,7 @@ def refused(*_: Any) -> Any:
     raise AssertionError("the separate ops run")
 
 
+@pairs
 @every_flow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["f32", "f64", "bf16"])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 import fastiter  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from tests.rnn.nn.cases_nn import F32, F64, H, I, make, make_states, one_thread, randn  # noqa: E402, F401
+from tests.support.pairs import pairs  # noqa: E402
 
 CASES = [
     ("lstm", {}),
@@ -36,6 +37,7 @@ def assert_equal(found, expected):
         assert x.equal(y)
 
 
+@pairs
 @pytest.mark.parametrize(("kind", "options"), CASES)
 @pytest.mark.parametrize("batch", [None, 1, 3])
 @pytest.mark.parametrize("with_state", [False, True])

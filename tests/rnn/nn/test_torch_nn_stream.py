@@ -14,6 +14,7 @@ import fastiter  # noqa: E402
 from fastiter.rnn._torch.nn import step as rnn_step  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from tests.rnn.nn.cases_nn import F32, F64, I, make, one_thread, randn  # noqa: E402, F401
+from tests.support.pairs import pairs  # noqa: E402
 
 T = 3
 ALL = ["lstm", "gru", "tanh", "relu", "sLSTM"]
@@ -29,6 +30,7 @@ def assert_streams(module, x, batch):
         assert found.equal(expected)
 
 
+@pairs
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize(
