@@ -13,6 +13,7 @@ from tests.newton.calls import GATES, STATES, ParaInputs, every_cell, para_input
 from tests.rnn.calls import assert_close_where_finite, both_dtypes, both_ways, full_and_ragged, some_lengths
 from tests.support.cases import Array, assert_close, assert_same_bits, nans
 from tests.support.layouts import LAYOUTS, OUTS, swapped
+from tests.support.pairs import pairs
 
 # Sizes around every edge: 1, 2, 3, 4 interleaved lines, vectors of 2 to 16 units, turns of 8 steps, groups of 64 lines.
 BATCHES = (0, 1, 2, 3, 5, 16)
@@ -41,6 +42,7 @@ def sizes() -> list[tuple[int, int, int]]:
     return [*every, *itertools.product((3,), TIMES, WIDTHS[1:]), (2, 9, 1100)]
 
 
+@pairs
 @both_methods
 @full_and_ragged
 @both_ways
@@ -149,6 +151,7 @@ def test_time_major_in_is_time_major_out_without_a_copy(cell: str) -> None:
 # --- outputs ---------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @both_methods
 @both_ways
 @pytest.mark.parametrize("layout", OUTS)
@@ -195,6 +198,7 @@ def test_every_element_is_written_and_padding_is_zero(
 # --- hostile values --------------------------------------------------------------------------------------------------
 
 
+@pairs
 @both_methods
 @both_ways
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"])
@@ -260,6 +264,7 @@ def test_huge_and_denormal_values(cell: str, scale: float) -> None:
 # --- equal bits ------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @both_dtypes
@@ -290,6 +295,7 @@ def test_step_by_step_equals_all_at_once(cell: str) -> None:
     assert_same_bits(state, whole[1])
 
 
+@pairs
 @both_methods
 @full_and_ragged
 @both_dtypes
@@ -311,6 +317,7 @@ def test_a_row_alone_equals_that_row_of_a_batch(cell: str, dtype: Any, ragged: b
 SHARED_SIZES = [(1, 170, 256), (16, 45, 64), (13, 100, 33), (2, 170, 130), (64, 220, 3)]
 
 
+@pairs
 @both_methods
 @full_and_ragged
 @both_ways

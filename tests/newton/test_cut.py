@@ -10,6 +10,7 @@ import pytest
 import fastiter
 from fastiter.reference import newton as reference
 from tests.support.cases import assert_same_bits, nans
+from tests.support.pairs import pairs
 
 B, T, D = 3, 40, 5
 CELLS = {"paragru": (3, 1), "paralstm": (3, 2), "paraslstm": (4, 4)}
@@ -42,6 +43,7 @@ def leaves(x: Any) -> list[Any]:
     return [leaf for part in x for leaf in leaves(part)] if isinstance(x, tuple) else [x]
 
 
+@pairs
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", CELLS)
@@ -71,6 +73,7 @@ def test_parts_alone_have_the_same_bits(name: str) -> None:
     assert_same_bits(h[:, 9:], getattr(fastiter, name)(given[0][:, 9:], *given[1:])[0])
 
 
+@pairs
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", CELLS)

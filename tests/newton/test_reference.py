@@ -14,6 +14,7 @@ from tests.support.cases import Array, assert_close, assert_same_bits, normal_li
 
 torch = pytest.importorskip("torch")
 
+from tests.support.pairs import pairs  # noqa: E402
 from tests.support.torch_bounds import held  # noqa: E402
 
 LENGTHS = [3, 0, 5]
@@ -135,6 +136,7 @@ def test_convergence_is_quadratic(cell: str) -> None:
     assert errors[2] < max(30 * errors[1] ** 2, 1e-14)
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @every_cell

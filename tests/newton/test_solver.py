@@ -10,6 +10,7 @@ import pytest
 from tests.newton.calls import ParaInputs, every_cell, para_inputs, run
 from tests.rnn.calls import both_dtypes, both_ways, full_and_ragged, some_lengths
 from tests.support.cases import assert_close, assert_same_bits
+from tests.support.pairs import pairs
 
 #: The method accepts errors of 64 eps, which may then grow up to 256 times; measured, they stay below 200 eps.
 WIDTH = 1024**2
@@ -52,6 +53,7 @@ def test_weights_times_100(cell: str, dtype: Any, max_steps: int) -> None:
     assert info.steps.max() <= max_steps
 
 
+@pairs
 @pytest.mark.parametrize("bound", [0.1, 1.0, 8.0, 100.0])
 @pytest.mark.parametrize("window", [1, 7, 64, 1000])
 @both_dtypes

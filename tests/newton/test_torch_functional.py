@@ -17,6 +17,7 @@ from tests.newton.calls import PARA_CELLS, STATES, every_cell, para_inputs  # no
 from tests.newton.torch_calls import Leaves, leaves, numpy, pull, random_cotangents, run, specified_gradients, tensor  # noqa: E402
 from tests.rnn.calls import both_dtypes, both_ways, full_and_ragged, some_lengths  # noqa: E402
 from tests.support.cases import assert_close, assert_same_bits  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 both_methods = pytest.mark.parametrize("method", ["sequential", "newton"])
 SIZES = [(1, 1, 1), (2, 9, 5), (7, 4, 17), (13, 9, 33), (3, 18, 130), (70, 3, 2)]
@@ -37,6 +38,7 @@ def test_the_gru_is_torchs_with_diagonal_weights_and_the_update_gate_negated() -
         torch.testing.assert_close(fastiter.torch.paragru(wx, a).output, expected, rtol=0, atol=1e-14)
 
 
+@pairs
 @both_methods
 @full_and_ragged
 @both_ways
@@ -123,6 +125,7 @@ def test_any_layout_of_a_cotangent(cell: str) -> None:
 # --- gradients -------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @both_dtypes
@@ -218,6 +221,7 @@ def smooth_inputs(cell: str, n: tuple[float, float]) -> Leaves:
     return leaves(inputs)
 
 
+@pairs
 @both_methods
 @both_ways
 @full_and_ragged
@@ -276,6 +280,7 @@ def test_sum_backward(cell: str) -> None:
 # --- bits ------------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @full_and_ragged
 @both_ways
 @both_dtypes

@@ -22,10 +22,12 @@ from tests.newton.solve.solve_cells import (  # noqa: E402
     largest_difference,
     loop,
 )
+from tests.support.pairs import pairs  # noqa: E402
 
 # --- cells and methods ------------------------------------------------------------------------------------------------
 
 
+@pairs
 @every_method
 @both_dtypes
 @every_case

@@ -25,8 +25,10 @@ from tests.newton.solve.solve_cells import (  # noqa: E402
     paralstm,
     paralstm_inputs,
 )
+from tests.support.pairs import pairs  # noqa: E402
 
 
+@pairs
 @pytest.mark.parametrize("method", ["auto", "newton", "elk"])
 @pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
 @both_dtypes
