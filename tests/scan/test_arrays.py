@@ -24,6 +24,7 @@ from tests.scan.calls import (
 )
 from tests.support.cases import Array, assert_same_bits
 from tests.support.isas import kinds_to_compare
+from tests.support.pairs import pairs
 
 SCANS = {"linear": fastiter.linear_scan, "block": fastiter.block_scan}
 SPECIFIED = {"linear": reference.linear_scan, "block": reference.block_scan}
@@ -88,6 +89,7 @@ def test_the_specification_of_blocks_is_matrix_products() -> None:
 # ---- bits -----------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @pytest.mark.parametrize("broadcast", BROADCASTS)
 @both_ways
 @every_dtype

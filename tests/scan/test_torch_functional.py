@@ -14,6 +14,7 @@ import fastiter.torch  # noqa: E402
 from fastiter.reference import scan as reference  # noqa: E402
 from tests.scan.calls import BROADCASTS, both_kinds, both_ways, real_dtypes, resets, scan_inputs, some_lengths  # noqa: E402
 from tests.support.cases import assert_close, assert_same_bits  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 SCANS = {"linear": fastiter.torch.linear_scan, "block": fastiter.torch.block_scan}
 BACKWARD = {"linear": reference.linear_scan_backward, "block": reference.block_scan_backward}
@@ -34,6 +35,7 @@ def tensors(kind: str, dtype: Any, cut: str = "plain", broadcast: str = "full", 
     return tuple(torch.from_numpy(y.copy()).requires_grad_() for y in (a, x, h0))
 
 
+@pairs
 @every_cut
 @both_ways
 @both_kinds
@@ -59,6 +61,7 @@ def one_of_two(*which: int) -> Any:
     return (np.float64, np.complex128)[sum(which) % 2]
 
 
+@pairs
 @every_cut
 @both_ways
 @pytest.mark.parametrize("broadcast", BROADCASTS)
@@ -70,6 +73,7 @@ def test_gradients(kind: str, broadcast: str, reverse: bool, cut: str) -> None:
     assert torch.autograd.gradcheck(lambda *y: SCANS[kind](*y, **how), given)
 
 
+@pairs
 @every_cut
 @both_ways
 @both_kinds
@@ -80,6 +84,7 @@ def test_second_gradients(kind: str, reverse: bool, cut: str) -> None:
         assert torch.autograd.gradgradcheck(lambda *y: SCANS[kind](*y, **how), given, fast_mode=broadcast == "full")
 
 
+@pairs
 @every_cut
 @both_ways
 @pytest.mark.parametrize("broadcast", BROADCASTS)

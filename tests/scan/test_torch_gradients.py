@@ -20,6 +20,7 @@ from tests.rnn.calls import assert_runs  # noqa: E402
 from tests.scan.calls import BROADCASTS, both_kinds, both_ways, resets, scan_inputs, some_lengths  # noqa: E402
 from tests.support.cases import Array, assert_same_bits  # noqa: E402
 from tests.support.isas import kinds_to_compare  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 SCANS = {"linear": fastiter.torch.linear_scan, "block": fastiter.torch.block_scan}
 BACKWARD = {"linear": reference.linear_scan_backward, "block": reference.block_scan_backward}
@@ -77,6 +78,7 @@ def with_gradients(kind: str, given: list[Any], **how: Any) -> tuple[Array, ...]
     return arrays([h, last, *cotangents, *torch.autograd.grad([h, last], given, cotangents)])
 
 
+@pairs
 @every_broadcast
 @both_ways
 @F64
@@ -114,6 +116,7 @@ def test_packed_gradients_are_those_of_each_sequence(kind: str, broadcast: str) 
         np.testing.assert_allclose(da, summed.numpy(), rtol=1e-13, atol=1e-13)
 
 
+@pairs
 @every_broadcast
 @both_ways
 @both_kinds

@@ -16,6 +16,7 @@ from fastiter.reference import scan as reference  # noqa: E402
 from fastiter.scan._torch import ops, triton  # noqa: E402
 from tests.scan.calls import both_kinds, scan_inputs  # noqa: E402
 from tests.support.cases import assert_close  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 SCANS = {"linear": fastiter.torch.linear_scan, "block": fastiter.torch.block_scan}
 FORWARD = {"linear": reference.linear_scan, "block": reference.block_scan}
@@ -83,6 +84,7 @@ SOME = pytest.mark.parametrize(
 )
 
 
+@pairs
 @SOME
 @pytest.mark.parametrize("shortest", [64, 3], ids=["whole", "segments"])
 @both_kinds
