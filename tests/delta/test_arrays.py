@@ -25,6 +25,7 @@ from tests.delta.calls import (
 from tests.rnn.calls import assert_close_where_finite, both_dtypes, some_lengths
 from tests.rnn.test_arrays import LAYOUTS, OUTS
 from tests.support.cases import assert_close, assert_same_bits, nans
+from tests.support.pairs import pairs
 
 # Sizes around every edge: vectors of 2, 4, 8 and 16, blocks of 4 vectors and of 64 columns, tiles of 3 and 6 lines.
 BATCHES = (1, 2, 0, 3)
@@ -54,6 +55,7 @@ def terms(T: int, M: int | None) -> int:
     return T * (M or 1)
 
 
+@pairs
 @with_and_without_decay
 @both_dtypes
 @every_method
@@ -74,6 +76,7 @@ ROWS: dict[str, Callable[[int, int], dict[str, Any]]] = {
 }
 
 
+@pairs
 @pytest.mark.parametrize("rows", ROWS)
 @with_and_without_decay
 @every_method

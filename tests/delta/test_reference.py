@@ -12,6 +12,7 @@ import pytest
 from fastiter.reference import delta as reference
 from tests.delta.calls import DeltaInputs, delta_inputs, some_bounds, some_resets, with_and_without_decay
 from tests.support.cases import Array, assert_close, assert_same_bits, normal_like
+from tests.support.pairs import pairs
 
 NAMES = ("q", "k", "v", "beta", "decay", "state")  # in the order of the gradients
 every_factors = pytest.mark.parametrize("M", [None, 1, 3])
@@ -151,6 +152,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
+@pairs
 @pytest.mark.parametrize("rows", ROWS)
 @with_and_without_decay
 @every_factors

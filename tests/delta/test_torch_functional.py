@@ -18,6 +18,7 @@ from tests.delta.calls import DeltaInputs, delta_inputs, every_method, some_boun
 from tests.delta.torch_calls import NAMES, backward, leaves, numpy, run, specified, tensor  # noqa: E402
 from tests.rnn.calls import both_dtypes, some_lengths  # noqa: E402
 from tests.support.cases import assert_close, assert_same_bits, normal_like  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 SIZES = [
     (2, 9, None, 2, 5, 3),
@@ -45,6 +46,7 @@ def check_gradients(inputs: DeltaInputs, length: int, method: Any, chunk: int, *
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @with_and_without_decay
 @both_dtypes
 @every_method
@@ -90,6 +92,7 @@ def test_peers_of_the_benchmark(time: int) -> None:
 # --- gradients -------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @with_and_without_decay
 @both_dtypes
 @every_method
@@ -108,6 +111,7 @@ ROWS: dict[str, Callable[[int, int], dict[str, Any]]] = {
 }
 
 
+@pairs
 @pytest.mark.parametrize("rows", ROWS)
 @with_and_without_decay
 @every_method
@@ -126,6 +130,7 @@ def test_gradients_of_packed_rows(method: Any, chunk: int, gated: bool) -> None:
         check_gradients(inputs, T, method, chunk, **how)
 
 
+@pairs
 @pytest.mark.parametrize("M", [None, 2])
 @with_and_without_decay
 @every_method
@@ -260,6 +265,7 @@ def test_gradients_of_long_sequences(method: Any, chunk: int, dtype: Any) -> Non
 # --- the same bits ---------------------------------------------------------------------------------------------------
 
 
+@pairs
 @with_and_without_decay
 @both_dtypes
 @every_method

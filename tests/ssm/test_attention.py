@@ -19,6 +19,7 @@ from tests.ssm.attention_calls import (
 )
 from tests.ssm.calls import both_dtypes, some_bounds, some_lengths, some_resets
 from tests.support.cases import assert_same_bits
+from tests.support.pairs import pairs
 
 every_decay = pytest.mark.parametrize("decay", DECAYS)
 
@@ -58,6 +59,7 @@ SIZES = [
 ]
 
 
+@pairs
 @both_dtypes
 @every_decay
 @pytest.mark.parametrize("bonus", [False, True], ids=["after", "before"])

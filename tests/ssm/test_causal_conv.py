@@ -15,6 +15,7 @@ from tests.ssm.calls import assert_near, both_dtypes, some_bounds, some_lengths
 from tests.ssm.conv_calls import SIZES, ConvInputs, channels_last, conv_inputs, some_labels, specified
 from tests.support.cases import Array, assert_same_bits
 from tests.support.layouts import LAYOUTS
+from tests.support.pairs import pairs
 
 in_both_orders = pytest.mark.parametrize("order", ["time", "channels"])
 
@@ -68,6 +69,7 @@ def test_the_specification_of_steps_continues_a_convolution() -> None:
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
+@pairs
 @both_dtypes
 @in_both_orders
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -225,6 +227,7 @@ STEPS = [
 ]
 
 
+@pairs
 @both_dtypes
 @pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize(("rows", "channels", "steps", "width", "kept"), STEPS)

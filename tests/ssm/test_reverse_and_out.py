@@ -19,6 +19,7 @@ from tests.ssm.conv_calls import channels_last, conv_inputs
 from tests.ssm.mlstm_calls import mlstm_inputs
 from tests.support.cases import Array, assert_same_bits
 from tests.support.layouts import OUTS
+from tests.support.pairs import pairs
 
 B, T, BOUNDS = 3, 37, (0, 5, 5, 20, 37)
 ROWS: dict[str, dict[str, Any]] = {
@@ -144,6 +145,7 @@ def test_reversed_steps_have_the_bits_of_reversed_arguments(rows: str, dtype: An
             assert_same_bits(found, state, f"last state of {call.name}")
 
 
+@pairs
 @every_rows
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("layout", OUTS)

@@ -15,6 +15,7 @@ from tests.rnn.test_torch_ops import assert_equal, compiled, opcheck  # noqa: E4
 from tests.ssm.calls import assert_near, both_dtypes, some_bounds, some_lengths  # noqa: E402
 from tests.ssm.conv_calls import SIZES, ConvInputs, conv_inputs, some_labels, specified_gradients  # noqa: E402
 from tests.support.cases import assert_same_bits  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.*torch.jit.script")
 OPS = torch.ops.fastiter
@@ -72,6 +73,7 @@ def test_torch_s_own_convolution(width: int, order: str, dtype: Any) -> None:
         assert_near(a.detach().numpy(), e.detach().double().numpy(), dtype, 100)
 
 
+@pairs
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("width", [1, 3, 6])
 @pytest.mark.parametrize("cut", CUTS)
@@ -84,6 +86,7 @@ def test_gradients_by_finite_differences(cut: str, width: int, activation: Any) 
     )
 
 
+@pairs
 @both_dtypes
 @in_both_orders
 @pytest.mark.parametrize("size", SIZES, ids=str)
