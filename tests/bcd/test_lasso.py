@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 import fastiter
 from fastiter.bcd import NNLS, ElasticNet, Lasso, LogisticRegression, lasso_path
 from tests.bcd.cases import data
+from tests.support.pairs import pairs
 
 
 def relative_gap(X: Any, y: Any, l1: float, l2: float, model: Any) -> float:
@@ -37,6 +38,7 @@ def relative_gap(X: Any, y: Any, l1: float, l2: float, model: Any) -> float:
     return float((objective + scale**2 * (u @ u) / 2 + scale * (u @ b)) / (b @ b / 2))
 
 
+@pairs
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray, sp.csr_array, sp.csc_matrix])
@@ -124,6 +126,7 @@ def test_sparse_intercepts_with_more_columns_than_rows(seed: int) -> None:
     assert objective(mine) <= objective(peer) + 1.01 * mine.tol * y.var() / 2
 
 
+@pairs
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray, sp.csc_array, sp.csr_matrix])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("constant", [0.1, -0.7, 1e5 / 3, 1e-7 / 7])
@@ -156,6 +159,7 @@ def test_columns_whose_squares_nearly_underflow_have_the_coefficient_0(layout: A
         assert np.allclose(np.delete(model.coef_, 4), others.coef_, atol=1e-5)
 
 
+@pairs
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray, sp.csr_array, sp.csc_array])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("n", "m", "share"), [(600, 150, 1e-3), (90, 400, 1e-2), (90, 400, 0.2)])
@@ -211,6 +215,7 @@ FAULTS = ("large index", "negative index", "end beyond the arrays", "decreasing"
 METHODS = ("fit", "predict", "score", "decision_function", "predict_proba", "predict_log_proba")
 
 
+@pairs
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("layout", ["csr", "csc", "bsr"])
 @pytest.mark.parametrize("model", [Lasso(), ElasticNet(), NNLS(), LogisticRegression()], ids=repr)

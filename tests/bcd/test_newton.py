@@ -13,6 +13,7 @@ from scipy import optimize
 import fastiter
 from fastiter.bcd import Blocks, Logistic, LogisticRegression, bcd, reference
 from tests.bcd.cases import data
+from tests.support.pairs import pairs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: More columns than the largest block with a matrix; with only l2, a block may have more
@@ -35,6 +36,7 @@ def slope_of(A: Array, y: Array, x: Array, parts: Any, weights: Any) -> float:
     return float(abs(reference.least_subgradient(p, x)).max())
 
 
+@pairs
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("layout", [np.asarray, np.asfortranarray, sp.csr_array])
 @pytest.mark.parametrize("parts", [(0.6, 0.0, -np.inf, np.inf), (0.2, 0.3, 0.0, np.inf), (0.0, 0.4, -0.1, 0.2)])

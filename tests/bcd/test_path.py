@@ -12,8 +12,10 @@ import scipy.sparse as sp
 import fastiter
 from fastiter.bcd import LeastSquares, bcd, lasso_path
 from tests.bcd.cases import data
+from tests.support.pairs import pairs
 
 
+@pairs
 @pytest.mark.parametrize("l2", [0.0, 0.7])
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("shape", [(40, 15), (20, 300), (1, 5), (5, 1)])

@@ -13,6 +13,7 @@ import fastiter
 from fastiter import _core
 from fastiter.bcd import LogisticRegression, reference
 from fastiter.bcd._quasi_newton import Classes, Samples, centre, minimise
+from tests.support.pairs import pairs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LAYOUTS: tuple[Any, ...] = (np.ascontiguousarray, np.asfortranarray, sp.csr_array, sp.csc_array)
@@ -48,6 +49,7 @@ def solution_of(model: Any, X: Array, weights: Any = None) -> Array:
     return np.append(model.coef_.T, (model.intercept_ + model.coef_ @ middle)[None], axis=0).ravel()
 
 
+@pairs
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("classes", [2, 3, 4, 5, 7, 10])

@@ -12,10 +12,12 @@ import fastiter
 from fastiter import _core
 from fastiter.bcd import sketch_solve, sketched_newton
 from tests.bcd.cases import data
+from tests.support.pairs import pairs
 
 SKETCHES: tuple[Any, ...] = ("kaczmarz", "block", "gaussian", "count")
 
 
+@pairs
 @pytest.mark.parametrize("sketch", SKETCHES)
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40), (7, 7), (1, 3), (3, 1)])
 @pytest.mark.parametrize("layout", [np.asarray, np.asfortranarray, sp.csr_array, sp.csc_matrix])

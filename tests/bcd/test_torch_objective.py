@@ -16,6 +16,7 @@ from fastiter.torch.bcd import LeastSquares, Logistic, Objective, bcd  # noqa: E
 from tests.bcd.cases import PARTS, data  # noqa: E402
 from tests.bcd.test_torch_bcd import check_derivatives  # noqa: E402
 from tests.support.error_cases import assert_named  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 F64 = torch.float64
 Module: Any = torch.nn.Module
@@ -211,6 +212,7 @@ def test_wrong_arguments() -> None:
     assert_named(wrong())
 
 
+@pairs
 @pytest.mark.parametrize("blocks", [None, 1, 3, Blocks(2, "variable")])
 @pytest.mark.parametrize("update", ["gradient", "newton"])
 @pytest.mark.parametrize("l1", [0.0, 0.3])

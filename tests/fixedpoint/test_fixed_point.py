@@ -13,6 +13,7 @@ from scipy import optimize
 import fastiter
 from fastiter.fixedpoint import FixedPointSolution, fixed_point
 from fastiter.fixedpoint._space import NORMS, NumPySpace
+from tests.support.pairs import pairs
 
 Array = npt.NDArray[Any]
 #: Methods that need not solve a map with an eigenvalue of -1.5
@@ -37,6 +38,7 @@ def exact(M: Array, b: Array) -> Array:
     return np.asarray(np.linalg.solve(np.eye(len(M)) - wide, b.T).T)
 
 
+@pairs
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("samples", "n"), [(1, 1), (5, 7), (3, 33)])
@@ -230,6 +232,7 @@ def test_halpern_keeps_its_bound_where_others_do_not_converge() -> None:
     assert abs(residual("picard")[1000] - 1.00e-2) < 5e-5 and abs(residual("krasnoselskii_mann")[1000] - 9.9e-3) < 1e-4
 
 
+@pairs
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [2, 5, 64, 5000])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastiter.fixedpoint import FixedPointSolution, fixed_point
+from tests.support.pairs import pairs
 
 
 def problem(dtype: str, samples: int, n: int) -> tuple[Any, Any]:
@@ -22,6 +23,7 @@ def same(one: FixedPointSolution, other: FixedPointSolution) -> None:
         assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
 
 
+@pairs
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("samples", "n"), [(1, 1), (1, 3), (4, 5), (3, 40)])
 @pytest.mark.parametrize(

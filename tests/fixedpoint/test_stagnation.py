@@ -12,6 +12,7 @@ import pytest
 
 import fastiter
 from fastiter.fixedpoint import FixedPointSolution, fixed_point
+from tests.support.pairs import pairs
 
 Array = npt.NDArray[Any]
 METHODS = ("picard", "anderson", "broyden", "newton_krylov", "krasnoselskii_mann", "squarem", "aitken")
@@ -77,6 +78,7 @@ def test_a_residual_may_grow_with_the_solution(n: int, rho: float) -> None:
 # --- real stagnation --------------------------------------------------------------------------------------------------
 
 
+@pairs
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n", [4, 60])

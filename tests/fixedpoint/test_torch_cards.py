@@ -20,6 +20,7 @@ from fastiter.fixedpoint._torch.hopfield_ops import (  # noqa: E402
     HopfieldBackward,
     HopfieldForward,
 )
+from tests.support.pairs import pairs  # noqa: E402
 
 PARAMETERS = {
     "simplex": (1.0, 0.2, 1e4),
@@ -78,6 +79,7 @@ def network(dtype: Any, S: int = 9, masked: bool = False) -> tuple[Any, Any, Any
     return state, stored, torch.rand(2, 3, dtype=dtype) + 0.5, bias
 
 
+@pairs
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("S", "masked"), [(9, False), (9, True), (1, False), (0, False)])
 @pytest.mark.parametrize(("stops", "most"), [(True, 60), (False, 3), (False, 0)])

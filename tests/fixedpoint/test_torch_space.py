@@ -13,6 +13,7 @@ from fastiter._call.iterate import Limits  # noqa: E402
 from fastiter.fixedpoint import fixed_point  # noqa: E402
 from fastiter.fixedpoint._problem import Stopping  # noqa: E402
 from fastiter.fixedpoint._torch.space import TorchSpace, solve_tensors  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 METHODS = ("anderson", "picard", "broyden", "newton_krylov", "halpern", "krasnoselskii_mann", "squarem", "aitken")
 
@@ -25,6 +26,7 @@ def data(dtype: str) -> tuple[Any, Any]:
     return (0.6 * M / np.linalg.norm(M, 2)).astype(dtype), b.astype(dtype)
 
 
+@pairs
 @pytest.mark.parametrize("without_kernels", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])

@@ -13,6 +13,7 @@ pytest.importorskip("scipy")
 from fastiter import relax
 from fastiter.relax import compat
 from tests.relax.cases import csr
+from tests.support.pairs import pairs
 
 FULL = np.ones((6, 6)) + 9 * np.eye(6)
 FORMS = ("csr", "csc", "bsr")
@@ -46,6 +47,7 @@ CALLS: dict[str, Call] = {
 }
 
 
+@pairs
 @pytest.mark.parametrize("dtype", ["float64", "complex64"])
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("damage", DAMAGE)

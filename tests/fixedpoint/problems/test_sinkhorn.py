@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment, minimize
 
 import fastiter
 from fastiter.fixedpoint import reference, sinkhorn
+from tests.support.pairs import pairs
 
 
 def problem(*shape: int, dtype: str = "float64", seed: int = 0) -> tuple[Any, Any, Any]:
@@ -40,6 +41,7 @@ def test_the_specification_is_the_regularised_optimum() -> None:
     assert abs(negative(np.concatenate([f, g])) - best.fun) < 1e-8
 
 
+@pairs
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 5), (7, 1), (3, 4), (17, 33), (40, 65), (5, 600)])
 @pytest.mark.parametrize("epsilon", [1.0, 0.05])

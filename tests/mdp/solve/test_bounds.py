@@ -11,6 +11,7 @@ import pytest
 import fastiter
 from fastiter.mdp import MDP
 from tests.mdp import exact_bounds
+from tests.support.pairs import pairs
 
 
 @pytest.mark.parametrize("method", exact_bounds.METHODS)
@@ -34,6 +35,7 @@ def chain(S: int, gamma: float, dtype: Any = np.float64) -> MDP:
     )
 
 
+@pairs
 @pytest.mark.parametrize("start", ["default", "zeros"])
 @pytest.mark.parametrize("gamma", [0.9999, 0.999999, 0.9999999])
 @pytest.mark.parametrize("method", ["auto", "vi", "pi", "mpi", "ipi", "anderson", "deflated"])

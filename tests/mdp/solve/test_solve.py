@@ -17,6 +17,7 @@ from fastiter import mdp
 from fastiter.mdp import MDP, examples, reference
 from fastiter.mdp._solvers import krylov
 from tests.mdp.cases import linear_program, mdp_of, random_process
+from tests.support.pairs import pairs
 
 ITERATIVE = ("vi", "gs", "ps", "mpi", "ipi", "anderson", "anchored", "deflated")
 GARNET = functools.lru_cache(examples.garnet)
@@ -357,6 +358,7 @@ def test_single_precision() -> None:
     assert np.abs(found.value - double.solve(atol=1e-9).value).max() < 1e-4
 
 
+@pairs
 @pytest.mark.parametrize("method", ["pi", "ipi", "anderson"])
 @pytest.mark.parametrize("exponent", [-900, -600, 600, 900, 1000])
 @pytest.mark.parametrize("gamma", [0.9, 0.99])
