@@ -148,7 +148,7 @@ def draw(runs: dict[tuple[float, int], list[Array]], curves: tuple[Any, Any], pa
         ylim=(1e-9, 10),
         xlim=(2, None),
     )
-    left.legend(title="dotted: (1 + 2 beta)^(-N/2)", fontsize=8)
+    left.legend(title="dotted: (1 + 2 beta)^(-N/2)", loc="lower left", fontsize=7, title_fontsize=7)
     prox, descent = curves
     right.plot(2 * np.arange(len(prox)), np.array(prox) / prox[0], color=OURS, label="mirror prox")
     right.plot(np.arange(len(descent)), np.array(descent) / descent[0], color=OTHERS, label="mirror descent")
