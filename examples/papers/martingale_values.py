@@ -49,7 +49,7 @@ def fits(rng: np.random.Generator, paths: int, step: float) -> Any:
     left = 1 - step * np.arange(times + 1)
     moves = rng.normal(0, np.sqrt(step), (paths, times))
     x2 = np.concatenate([np.zeros((paths, 1)), moves.cumsum(axis=1)], axis=1) ** 2
-    gradient = np.stack([np.broadcast_to(left, x2.shape), x2 * left], axis=2)  # of J by theta
+    gradient = np.stack([np.broadcast_to(left, x2.shape), x2 * left], axis=2)  # the gradient of J by theta
     before, after = gradient[:, :-1].reshape(-1, 2), gradient[:, 1:].reshape(-1, 2)
     gain, to_come = np.diff(x2).ravel(), (x2[:, -1:] - x2[:, :-1]).ravel()
     change = before - after

@@ -32,7 +32,7 @@ from fastiter.fixedpoint import monotone
 
 Array = Any
 STEP = 2.0  # 1 / L: the entries of P - 1/2 are at most 1/2
-FALL = 1e8  # of the bound over a run
+FALL = 1e8  # the bound divided by its value at the end of a run
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from fastiter.relax import ChebCB, TsallisINF
 N = 32  # cells along a side
 CHOICES = np.geomspace(1, 1000, 20)
 MOST = 400
-COUNTS = {1.0: 500, 3.0: 258, 10.0: 79, 17.3: 46, 30.0: 77, 100.0: 248}  # of exchanges for kappa = 1, to 1e-8
+COUNTS = {1.0: 500, 3.0: 258, 10.0: 79, 17.3: 46, 30.0: 77, 100.0: 248}  # exchanges for kappa = 1, to 1e-8
 LAST = 50
 
 
