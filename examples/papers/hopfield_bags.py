@@ -1,9 +1,10 @@
-"""Multiple-instance learning on bags of digits: which bags contain a nine? Pooling by a Hopfield network or by means.
+"""Bags of digits: pooling by a Hopfield network finds bags with a nine as well as the maximum, and shows the image.
 
 A bag is a set of images of scikit-learn's digits; bags have different sizes, and the only label of a bag is whether one
 of its images is a nine. `HopfieldPooling` has one learned state, which learns to retrieve the nines of a bag; the
-baselines pool by the mean and by the maximum. The association matrix shows which image decided, although no image has a
-label.
+baselines pool by the mean and by the maximum. On bags of other images 87 % of the answers are right with the network
+and with the maximum, 74 % with the mean. The image with the largest weight in the association matrix is the nine in
+75 % of the bags that have one, although no image has a label; a random image would be in 5 to 12 %.
 
     python examples/papers/hopfield_bags.py  # a minute on two cores; writes hopfield_bags.png next to this file
     python examples/papers/hopfield_bags.py --help
@@ -125,15 +126,18 @@ def main() -> None:
     train = make_bags(images[:TRAINED_ON], digits[:TRAINED_ON], options.bags, 1)
     test = make_bags(images[TRAINED_ON:], digits[TRAINED_ON:], options.tested, 2)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    reached, share = {}, 0.0
     for pool in POOLS:
         runs = [trained(pool, seed, train, test, options) for seed in range(options.seeds)]
         mean = np.mean([curve for _, curve in runs], axis=0)
         left.plot(np.arange(1, options.epochs + 1), mean, color=COLORS[pool], label=pool)
+        reached[pool] = float(mean[-1])
         print(f"{pool:10} accuracy {mean[-1]:.3f} on bags of other images")
         if pool == "Hopfield":
             weights = weights_of(runs[0][0], test)
             has_nine = test[2] > 0
-            share = test[3].gather(1, weights.argmax(1, keepdim=True)).squeeze(1)[has_nine].float().mean()
+            decided = test[3].gather(1, weights.argmax(1, keepdim=True)).squeeze(1)
+            share = float(decided[has_nine].float().mean())
             print(f"{'':10} the image with the largest weight is a nine in {share:.1%} of the bags that hold one")
             right.hist(
                 [weights[test[3]].numpy(), weights[~test[3] & ~test[1]].numpy()],
@@ -142,6 +146,10 @@ def main() -> None:
                 color=[OURS, OTHERS],
                 label=["nines", "other images"],
             )
+    assert share >= 0.6
+    if options.bags >= 400:
+        assert reached["Hopfield"] >= 0.85 and share >= 0.7
+        assert abs(reached["Hopfield"] - reached["maximum"]) <= 0.02 and reached["Hopfield"] >= reached["mean"] + 0.1
     left.set(xlabel="epochs", ylabel="accuracy on test bags")
     left.legend()
     right.set(xlabel="weight of an image in its bag", ylabel="density", yscale="log")

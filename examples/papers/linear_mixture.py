@@ -1,4 +1,8 @@
-"""Learning a mixture of known kernels without rewards: exploration where steps are most informative, and at random.
+"""Learning a mixture of known kernels without rewards: exploration errs at most 0.9 times as much as random actions.
+
+The steps that are most informative about the weights of the mixture have the largest pseudo-rewards. Over 40 runs the
+error of the weights falls like n^-1/2 with the number n of episodes, exploring and at random; a comparison by 8 or 16
+runs is too noisy to show the factor.
 
 :Paper: Optimal Horizon-Free Reward-Free Exploration for Linear Mixture MDPs (2023), arXiv 2303.10165
 :Shows: exploration by a pseudo-reward that learns the mixture faster than random actions, at the rate n^-1/2
@@ -26,7 +30,7 @@ EPISODES = (10, 30, 100, 300)
 
 @dataclass(frozen=True)
 class Options:
-    seeds: int = option(16, "runs per method", 2)
+    seeds: int = option(40, "runs per method", 2)
     figure: Path = figure_option(__file__)
 
 
@@ -70,6 +74,7 @@ def value_of(policy: Any, P: Any, rewards: Any) -> float:
 def main() -> None:
     options = command_line(Options, __doc__)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    ends = {}
     print(f"{'episodes':32}" + "".join(f"{n:>9}" for n in EPISODES))
     for name, explores in (("exploring", True), ("random actions", False)):
         runs = [learn(seed, explores) for seed in range(options.seeds)]
@@ -77,10 +82,14 @@ def main() -> None:
         print(f"{name + ', error of theta':32}" + "".join(f"{x:9.3f}" for x in errors))
         print(f"{name + ', part of the value lost':32}" + "".join(f"{x:9.0e}" for x in losses))
         assert (losses > -1e-12).all()
-        if options.seeds >= 16:
+        ends[name] = errors
+        if options.seeds >= 40:
             assert -0.6 <= np.polyfit(np.log(EPISODES), np.log(errors), 1)[0] <= -0.4
         left.loglog(EPISODES, errors, "o-", label=name)
         right.loglog(EPISODES, np.maximum(losses, 1e-6), "o-", label=name)
+    ratios = ends["exploring"] / ends["random actions"]
+    print(f"{'ratio of the errors':32}" + "".join(f"{x:9.2f}" for x in ratios))
+    assert options.seeds < 40 or ratios.max() <= 0.9
     left.set(xlabel="episodes", ylabel="largest error of theta")
     right.set(xlabel="episodes", ylabel="part of the value lost")
     left.legend()
