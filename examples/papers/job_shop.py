@@ -127,7 +127,8 @@ def learn(rounds: int, n: int) -> Array:
 
 def preemptive(operations: list[tuple[int, int, int]]) -> int:
     """Return the makespan of one machine's operations (head, time, tail) if they may be interrupted: a lower bound."""
-    waiting, heads, t, bound = [], sorted(operations), 0, 0
+    waiting: list[list[int]] = []
+    heads, t, bound = sorted(operations), 0, 0
     i = 0
     while i < len(heads) or waiting:
         if not waiting:

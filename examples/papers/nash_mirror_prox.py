@@ -68,7 +68,7 @@ def mirror_prox(P: Array, reference: Array, beta: float, steps: int) -> tuple[Ar
         atol=1e-15 * beta,
         max_steps=4 * steps,
         throw=True,
-        callback=lambda progress: policies.append(progress.value[0]) if progress.steps <= steps else None,  # type: ignore[func-returns-value]
+        callback=lambda progress: policies.append(progress.value[0]) if progress.steps <= steps else None,
     )
     equilibrium = found.value[0]
     return equilibrium, [divergence(equilibrium, policy) for policy in policies]

@@ -63,8 +63,8 @@ def hypervolume(points: Any) -> float:
         return float(points.max(initial=0))
     levels = np.unique(points[:, -1])
     heights = np.diff(levels, prepend=0.0)
-    slices = zip(levels, heights, strict=True)
-    return sum(height * hypervolume(points[points[:, -1] >= level, :-1]) for level, height in slices if height > 0)
+    slices = [(level, height) for level, height in zip(levels, heights, strict=True) if height > 0]
+    return float(sum(height * hypervolume(points[points[:, -1] >= level, :-1]) for level, height in slices))
 
 
 def by_inclusion(points: Any) -> float:
