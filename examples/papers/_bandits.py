@@ -37,6 +37,24 @@ class GaussianProcess:
         return np.exp(-((x[:, None] - y) ** 2).sum(axis=2) / 2)
 
 
+def inverse_gap(predictions: Any, gamma: float) -> Any:
+    """SquareCB's probabilities of the actions from their predicted rewards (n, actions), a row for each context."""
+    actions, best = predictions.shape[1], predictions.argmax(axis=1)[:, None]
+    p = 1 / (actions + gamma * (np.take_along_axis(predictions, best, axis=1) - predictions))
+    np.put_along_axis(p, best, 0, axis=1)
+    np.put_along_axis(p, best, 1 - p.sum(axis=1, keepdims=True), axis=1)
+    return p
+
+
+def ridge_update(inverse: Any, moment: Any, at: tuple[Any, ...], x: Any, y: Any) -> Any:
+    """Learn y (n,) of x (n, d) in the ridge regressions at an index by Sherman-Morrison; return their solutions."""
+    old = inverse[at]
+    u = np.einsum("nij,nj->ni", old, x)
+    inverse[at] = old - u[:, :, None] * (u / (1 + (u * x).sum(axis=1, keepdims=True)))[:, None, :]
+    moment[at] += x * y[:, None]
+    return np.einsum("nij,nj->ni", inverse[at], moment[at])
+
+
 class BetaForget:
     """A Beta distribution of each arm's success rate, Beta(1, 1) at first; before each update the share 1 - keep of an
     arm's evidence is forgotten."""
