@@ -160,8 +160,8 @@ def main(options: Options) -> None:
         w = inner(np.zeros((65, 10)), train, sigmoid(x), FINAL)
         results[f"I = {period}"] = [loss(w, validation), accuracy(w), roc_auc_score(is_right, x), cost]
     print(f"{'':14}{'validation loss':>16}{'right':>8}{'AUC':>8}{'gradients':>11}")
-    for name, (entropy, share, area, cost) in results.items():
-        print(f"{name:14}{entropy:16.4f}{share:8.3f}{area:8.3f}{cost:11.0f}")
+    for name, (entropy, share, area, work) in results.items():
+        print(f"{name:14}{entropy:16.4f}{share:8.3f}{area:8.3f}{work:11.0f}")
     first, last, noisy = results["I = 1"], results["I = 20"], results["all labels"]
     assert min(results[f"I = {period}"][2] for period in options.periods) >= 0.98
     assert abs(last[0] - first[0]) <= 0.002 and last[1] >= noisy[1] + 0.012

@@ -188,8 +188,8 @@ def main(options: Options) -> None:
     assert ratio <= 1
     losses, schedule = compare_logistic(options)
     print(f"\n{'logistic regression':20}{'all data':>10}{'batches':>10}")
-    for name, row in losses.items():
-        print(f"{name:20}" + "".join(f"{loss:10.4f}" for loss in row))
+    for name, pair in losses.items():
+        print(f"{name:20}" + "".join(f"{loss:10.4f}" for loss in pair))
     steps = 200
     schedules = classical(steps) | {f"phi {phi}": unified(steps, phi) for phi in SHAPES}
     print(f"\n{'quadratic, condition':20}{10:>10}{1000:>10}")
