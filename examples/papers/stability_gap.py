@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _networks import Networks, digits
 from _paper import command_line, figure_option, option, save
 from matplotlib import pyplot
 
-TRAIN, STORED, BATCH = 1200, 200, 64
+TRAIN, STORED, BATCH, RATE, MOMENTUM = 1200, 200, 64, 0.1, 0.9
 SOON, BACK, SMALL = 20, 0.05, 0.03
 
 
@@ -48,65 +49,14 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def digits() -> tuple[Any, Any]:
-    """The images (1797, 64) and their classes, in random order."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.target))
-    return (data.data[order] / 16).astype(np.float32), data.target[order]
-
-
-class Networks:
-    """Networks of two layers, one a seed, trained side by side by gradient descent with momentum."""
-
-    def __init__(self, rng: np.random.Generator, runs: int) -> None:
-        self.weights = [(rng.normal(size=(runs, 65, width)) * np.sqrt(2 / 64)).astype(np.float32) for width in (64, 10)]
-        self.speed = [np.zeros_like(w) for w in self.weights]
-
-    def hidden(self, x: Any) -> Any:
-        """The first layer's outputs; the last row of each matrix of weights has the biases."""
-        return np.maximum(x @ self.weights[0][:, :-1] + self.weights[0][:, -1:], 0)
-
-    def outputs(self, h: Any) -> Any:
-        """The second layer's outputs."""
-        return h @ self.weights[1][:, :-1] + self.weights[1][:, -1:]
-
-    def gradients(self, x: Any, labels: Any) -> list[Any]:
-        """The gradients of the mean cross-entropy of images (runs, batch, 64)."""
-        h = self.hidden(x)
-        z = self.outputs(h)
-        p = np.exp(z - z.max(axis=2, keepdims=True))
-        p /= p.sum(axis=2, keepdims=True)
-        np.put_along_axis(p, labels[:, :, None], np.take_along_axis(p, labels[:, :, None], 2) - 1, 2)
-        p /= labels.shape[1]
-        back = p @ self.weights[1][:, :-1].transpose(0, 2, 1) * (h > 0)
-        sums = ((x, back), (h, p))
-        return [
-            np.concatenate([a.transpose(0, 2, 1) @ b, b.sum(axis=1, keepdims=True)], axis=1, dtype=np.float32)
-            for a, b in sums
-        ]
-
-    def step(self, gradients: list[Any]) -> None:
-        """Follow the gradients with momentum .9."""
-        for w, v, g in zip(self.weights, self.speed, gradients, strict=True):
-            v *= 0.9
-            v += g
-            w -= np.float32(0.1) * v
-
-    def accuracy(self, x: Any, labels: Any) -> Any:
-        """The share of right answers of each network."""
-        return (self.outputs(self.hidden(x)).argmax(axis=2) == labels).mean(axis=1)
-
-
 def run(change: Callable[[Any], Any], has_replay: bool, options: Options) -> Any:
     """The accuracies (steps + 1, seeds) on the old task before the new one and after each of its steps."""
     images, labels = digits()
     rng, runs = np.random.default_rng(0), options.seeds
-    networks, new = Networks(rng, runs), np.ascontiguousarray(change(images))
+    networks, new = Networks(rng, runs, 10), np.ascontiguousarray(change(images))
     for _ in range(options.first):
         some = rng.integers(0, TRAIN, (runs, BATCH))
-        networks.step(networks.gradients(images[some], labels[some]))
+        networks.step(networks.gradients(images[some], labels[some]), RATE, MOMENTUM)
     stored = np.array([rng.permutation(TRAIN)[:STORED] for _ in range(runs)])
     accuracies = [networks.accuracy(images[TRAIN:], labels[TRAIN:])]
     for _ in range(options.second):
@@ -116,7 +66,7 @@ def run(change: Callable[[Any], Any], has_replay: bool, options: Options) -> Any
             again = np.take_along_axis(stored, rng.integers(0, STORED, (runs, BATCH)), axis=1)
             replayed = networks.gradients(images[again], labels[again])
             gradients = [(a + b) / 2 for a, b in zip(gradients, replayed, strict=True)]
-        networks.step(gradients)
+        networks.step(gradients, RATE, MOMENTUM)
         accuracies.append(networks.accuracy(images[TRAIN:], labels[TRAIN:]))
     return np.array(accuracies)
 
