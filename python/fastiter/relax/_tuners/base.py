@@ -152,7 +152,7 @@ class Tuner:
         choice : int
             The last result of :meth:`ask`.
         loss : float
-            The loss, from 0 to 1e300; its scale does not matter. For rewards of at most 1, it is 1 - reward.
+            The loss, from 0 to 1e300; for rewards of at most 1, it is 1 - reward.
 
         Raises
         ------
