@@ -23,7 +23,7 @@ if [[ ! -e $venv/pyvenv.cfg ]]; then
     chmod +x "$venv/bin/python"
     .venv/bin/python -m pip install --target "$venv/lib/python3.13/site-packages" --python-version 3.13 --abi cp313 \
         --only-binary=:all: --platform=manylinux{2014,_2_27,_2_28}_aarch64 \
-        numpy scipy ml_dtypes sybil 'pytest>=8.4' pip pybind11 scikit-build-core
+        numpy scipy ml_dtypes sybil 'pytest>=8.4' pytest-xdist pip pybind11 scikit-build-core
     printf 'home = %s\n' "$debian/usr/bin" >"$venv/pyvenv.cfg"
 fi
 
