@@ -14,7 +14,8 @@ namespace {
 
 using namespace py::literals;
 
-// bits: 32 or 64, for weights, rewards and values
+// bits: 32 or 64, for weights, rewards and values; arrays: row, entry, next, weight, reward, and for pairs that share
+// rows pair and the number of these
 template <class F> auto with_process(int bits, int64_t states, const py::tuple& arrays, F f) {
     return with_float(bits, [&]<class T>() {
         Process<T> p;
@@ -24,6 +25,10 @@ template <class F> auto with_process(int bits, int64_t states, const py::tuple& 
         p.next = address<const int32_t>(py::handle(arrays[2]));
         p.weight = address<const T>(py::handle(arrays[3]));
         p.reward = address<const T>(py::handle(arrays[4]));
+        if (arrays.size() > 5) {
+            p.pair = address<const int32_t>(py::handle(arrays[5]));
+            p.shared = arrays[6].cast<int64_t>();
+        }
         return f(p);
     });
 }
@@ -33,10 +38,11 @@ py::object model(int bits, int64_t states, const py::tuple& arrays) {
                         []<class T>(const Process<T>& p) { return py::cast(std::make_unique<Model<T>>(p)); });
 }
 
-py::tuple check(int bits, int64_t states, const py::tuple& arrays, int64_t rows, int64_t entries, double tolerance) {
+py::tuple check(int bits, int64_t states, const py::tuple& arrays, int64_t rows, int64_t pairs, int64_t entries,
+                double tolerance) {
     const Checked result = with_process(bits, states, arrays, [&](const auto& p) {
         py::gil_scoped_release release;
-        return check_process(p, rows, entries, tolerance);
+        return check_process(p, rows, pairs, entries, tolerance);
     });
     return py::make_tuple(int(result.fault), result.row, result.value, result.low, result.high);
 }

@@ -36,12 +36,13 @@ struct Correction {
 template <class T> Correction correction(const Process<T>& p, const double* base, int64_t s, int64_t j) {
     Pair sum, all;
     double size = 0;
-    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
+    const int64_t begin = p.entry[p.at(j)], end = p.entry[p.at(j) + 1];
+    for (int64_t e = begin; e < end; ++e) {
         const double weight = double(p.weight[e]), value = base[p.next[e]];
         sum.add_product(weight, value);
         size += weight * std::abs(value);
     }
-    const double reward = double(p.reward[j]), count = double(p.entry[j + 1] - p.entry[j]) + 4;
+    const double reward = double(p.reward[j]), count = double(end - begin) + 4;
     size = p.discount * size + std::abs(base[s]) + std::abs(reward);
     all.add_product(p.discount, sum.high);
     all.add(-base[s]);
@@ -69,7 +70,8 @@ template <class T> double corrections(const Process<T>& p, const double* base, T
             errors[size_t(team.id)] = largest;
         },
         [&](int threads) {
-            const int used = threads_for(p.entry[p.row[p.states]], kEntries, threads);
+            const int64_t entries = p.entry[p.pair ? p.shared : p.row[p.states]];
+            const int used = threads_for(entries, kEntries, threads);
             errors.assign(size_t(used), 0);
             return used;
         });

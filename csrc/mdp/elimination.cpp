@@ -97,7 +97,7 @@ private:
         Leak leak;
         double ended = 0, reward = double(reward_[s]);
         low_ = int64_t(work_.size());
-        for (int64_t e = chain_.entry[s]; e < chain_.entry[s + 1]; ++e) {
+        for (int64_t e = chain_.begin(s); e < chain_.end(s); ++e) {
             const double weight = double(weight_[e]);
             leak.take(weight, discount_);
             const int32_t j = place_[size_t(chain_.next[e])];
@@ -200,9 +200,9 @@ template <class T> std::optional<Graph> graph_of(const Links<T>& chain, const Te
     std::vector<int64_t> start(size_t(n + 1), 0);
     auto for_pairs = [&](auto f) {
         for (int64_t s = 0; s < n; ++s) {
-            for (int64_t e = chain.entry[s]; e < chain.entry[s + 1]; ++e)
+            for (int64_t e = chain.begin(s); e < chain.end(s); ++e)
                 if (const int64_t to = chain.next[e]; to != s && weight[e] > 0) f(s, to);
-            if (has_to_stop(team, kPerEntry / 2 * (chain.entry[s + 1] - chain.entry[s]))) return false;
+            if (has_to_stop(team, kPerEntry / 2 * (chain.end(s) - chain.begin(s)))) return false;
         }
         return true;
     };
@@ -256,7 +256,9 @@ bool Elimination::solve(const Links<T>& chain, double discount, const T* reward,
     };
     if (fits(chain) && is_solved_within(std::min(allowed, kLoss * first_))) return true;
     const int64_t before = operations_;
-    Budget budget{allowed, kPerEntry * chain.entry[chain.states]};
+    int64_t entries = 0;
+    for (int64_t s = 0; s < chain.states; ++s) entries += chain.end(s) - chain.begin(s);
+    Budget budget{allowed, kPerEntry * entries};
     first_ = 0;
     auto has_failed = [&] {
         hopeless_ = has_to_stop(team, 0) ? 0 : allowed;
@@ -266,7 +268,7 @@ bool Elimination::solve(const Links<T>& chain, double discount, const T* reward,
     std::optional<Graph> graph = graph_of(chain, team);
     if (!graph) return has_failed();
     is_included_.resize(size_t(chain.states));
-    for (int64_t s = 0; s < chain.states; ++s) is_included_[size_t(s)] = chain.entry[s + 1] > chain.entry[s];
+    for (int64_t s = 0; s < chain.states; ++s) is_included_[size_t(s)] = chain.end(s) > chain.begin(s);
     order_ = elimination_order(std::move(*graph), is_included_, budget, team);
     operations_ += budget.used;
     if (has_to_stop(team, 0) || budget.is_spent() || !is_solved_within(allowed)) return has_failed();
@@ -279,7 +281,7 @@ bool Elimination::solve(const Links<T>& chain, double discount, const T* reward,
 template <class T> bool Elimination::fits(const Links<T>& chain) const {
     if (first_ == 0 || int64_t(is_included_.size()) != chain.states) return false;
     for (int64_t s = 0; s < chain.states; ++s)
-        if (is_included_[size_t(s)] != (chain.entry[s + 1] > chain.entry[s])) return false;
+        if (is_included_[size_t(s)] != (chain.end(s) > chain.begin(s))) return false;
     return true;
 }
 

@@ -6,12 +6,16 @@
 
 namespace fastiter::mdp {
 
-// The arrays of a chain, borrowed: state s has the entries entry[s] .. entry[s + 1], none if it has no successor.
+// The arrays of a chain, borrowed: state s has the entries begin(s) .. end(s), none if it has no successor.
 template <class T> struct Links {
     int64_t states = 0;
     const int64_t* entry = nullptr;
     const int32_t* next = nullptr;
     const T *weight = nullptr, *reward = nullptr;
+    const int32_t* pair = nullptr; // (states): the state's row, if states share rows
+
+    int64_t begin(int64_t s) const { return entry[pair ? pair[s] : s]; }
+    int64_t end(int64_t s) const { return entry[(pair ? pair[s] : s) + 1]; }
 };
 
 constexpr int64_t kPerBlock = 4; // operations of reducing eight columns of a row by those of another row

@@ -15,6 +15,7 @@ template <class T> struct Arrays {
     Block<int64_t> row, entry;
     Block<int32_t> next;
     Block<T> weight, reward;
+    Block<int32_t> pair = {};
 };
 
 // The vectors of repeated backups, (states): action receives those of the last one; null: not needed
@@ -38,22 +39,28 @@ public:
     // w[i] = the backup of states[i]
     void backups(const T* v, const int32_t* states, int64_t count, double discount, double* w) const;
     void action_values(const T* v, T* q, double discount) const;
-    // The Markov chain of a policy, action (states): one row for each state, empty where the action is -1
+    // The Markov chain of a policy, action (states): one row for each state, empty where the action is -1. It has the
+    // entries of the shared rows that the policy uses, each once.
     std::unique_ptr<Model> chain(const int32_t* action) const;
     // A copy whose state t is state order[t]
     std::unique_ptr<Model> permuted(const int32_t* order) const;
-    // The transpose of a chain, with rewards of 0
+    // The transpose of a chain without shared rows, with rewards of 0
     std::unique_ptr<Model> transposed() const;
     // The arrays of a chain
-    Links<T> links() const { return {p_.states, p_.entry, p_.next, p_.weight, p_.reward}; }
+    Links<T> links() const { return {p_.states, p_.entry, p_.next, p_.weight, p_.reward, p_.pair}; }
     int64_t states() const { return p_.states; }
-    int64_t entries() const { return p_.entry[rows()]; }
+    int64_t entries() const { return p_.entry[p_.pair ? p_.shared : rows()]; }
 
 private:
     int64_t rows() const { return p_.row ? p_.row[p_.states] : p_.states; }
     Process<T> with(double discount, const T* reward = nullptr) const;
-    std::unique_ptr<Model> owning(Arrays<T> own, const int64_t* row = nullptr) const;
+    std::unique_ptr<Model> owning(Arrays<T> own, bool is_chain, int64_t shared = 0) const;
+    // Copies the entries of the given rows, with next[t] in place of t if next is not null.
+    void copy_rows(const std::vector<int64_t>& from, const int32_t* next, Arrays<T>& own) const;
+    std::unique_ptr<Model> shared_chain(const int32_t* action) const;
     int64_t bound(int part, int parts) const;
+    int64_t shared_bound(int part, int parts) const;
+    int64_t work() const { return entries() + rows() + p_.shared; }
 
     Process<T> p_;
     Arrays<T> own_;

@@ -13,7 +13,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 template <class T, class F> void for_entries(const Process<T>& p, F f) {
     for (int64_t s = 0; s < p.states; ++s)
         for (int64_t j = p.row[s]; j < p.row[s + 1]; ++j)
-            for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e)
+            for (int64_t x = p.at(j), e = p.entry[x]; e < p.entry[x + 1]; ++e)
                 if (p.weight[e] > 0) f(s, e);
 }
 
@@ -35,7 +35,8 @@ private:
 };
 
 // Ends: some states are terminal, so that sums of all weights and of those that go on differ.
-template <class T, bool Ends> Checked check_rows(const Process<T>& p, int64_t rows, int64_t entries, double tolerance) {
+template <class T, bool Ends>
+Checked check_rows(const Process<T>& p, int64_t rows, int64_t pairs, int64_t entries, double tolerance) {
     Checked result;
     result.low = kInfinity;
     auto report = [&](Fault fault, int64_t row, double value) {
@@ -58,20 +59,23 @@ template <class T, bool Ends> Checked check_rows(const Process<T>& p, int64_t ro
         }
         const double sum = all.nearest();
         if (tolerance >= 0 && !(std::abs(sum - 1) <= tolerance)) return report(Fault::sum, j, sum);
-        if (!std::isfinite(double(p.reward[j]))) return report(Fault::reward, j, double(p.reward[j]));
+        if (!p.pair && !std::isfinite(double(p.reward[j]))) return report(Fault::reward, j, double(p.reward[j]));
         const ExactSum& exact = Ends ? going : all;
         result.low = std::min(result.low, exact.below());
         result.high = std::max(result.high, exact.above());
     }
+    for (int64_t i = 0; p.pair && i < pairs; ++i)
+        if (!std::isfinite(double(p.reward[i]))) return report(Fault::reward, i, double(p.reward[i]));
     return result;
 }
 
 } // namespace
 
-template <class T> Checked check_process(const Process<T>& p, int64_t rows, int64_t entries, double tolerance) {
+template <class T>
+Checked check_process(const Process<T>& p, int64_t rows, int64_t pairs, int64_t entries, double tolerance) {
     for (int64_t s = 0; s < p.states; ++s)
-        if (p.row[s] == p.row[s + 1]) return check_rows<T, true>(p, rows, entries, tolerance);
-    return check_rows<T, false>(p, rows, entries, tolerance);
+        if (p.row[s] == p.row[s + 1]) return check_rows<T, true>(p, rows, pairs, entries, tolerance);
+    return check_rows<T, false>(p, rows, pairs, entries, tolerance);
 }
 
 template <class T> int64_t predecessors(const Process<T>& p, int64_t* start, int32_t* before) {
@@ -115,8 +119,9 @@ int64_t order_from(int64_t states, const int64_t* start, const int32_t* before, 
 
 template <class T> bool is_banded(const Process<T>& p, int64_t width) {
     for (int64_t s = 0; s < p.states; ++s)
-        for (int64_t e = p.entry[p.row[s]]; e < p.entry[p.row[s + 1]]; ++e)
-            if (std::abs(p.next[e] - s) > width) return false;
+        for (int64_t j = p.row[s]; j < p.row[s + 1]; ++j)
+            for (int64_t x = p.at(j), e = p.entry[x]; e < p.entry[x + 1]; ++e)
+                if (std::abs(p.next[e] - s) > width) return false;
     return true;
 }
 
@@ -125,16 +130,16 @@ template <class T> void absorbing(const Process<T>& p, bool idle, uint8_t* is_ab
         is_absorbing[s] = 1;
         for (int64_t j = p.row[s]; j < p.row[s + 1] && is_absorbing[s]; ++j) {
             if (idle && p.reward[j] != 0) is_absorbing[s] = 0;
-            for (int64_t e = p.entry[j]; e < p.entry[j + 1] && is_absorbing[s]; ++e)
+            for (int64_t x = p.at(j), e = p.entry[x]; e < p.entry[x + 1] && is_absorbing[s]; ++e)
                 if (p.weight[e] > 0 && p.next[e] != s) is_absorbing[s] = 0;
         }
     }
 }
 
-#define FASTITER_INSTANTIATE(T)                                                  \
-    template Checked check_process(const Process<T>&, int64_t, int64_t, double); \
-    template int64_t predecessors(const Process<T>&, int64_t*, int32_t*);        \
-    template bool is_banded(const Process<T>&, int64_t);                         \
+#define FASTITER_INSTANTIATE(T)                                                           \
+    template Checked check_process(const Process<T>&, int64_t, int64_t, int64_t, double); \
+    template int64_t predecessors(const Process<T>&, int64_t*, int32_t*);                 \
+    template bool is_banded(const Process<T>&, int64_t);                                  \
     template void absorbing(const Process<T>&, bool, uint8_t*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)

@@ -10,14 +10,15 @@ enum class Fault { none, pointers, next, negative, sum, reward };
 
 struct Checked {
     Fault fault = Fault::none;
-    int64_t row = 0;          // the first invalid row
+    int64_t row = 0;          // the first invalid row; of an invalid reward the pair
     double value = 0;         // the invalid next state, weight, sum or reward
     double low = 0, high = 0; // bounds on the exact sums of the rows' weights into nonterminal states
 };
 
 // Checks all rows: valid indices, finite nonnegative weights, sums within `tolerance` of 1 (unless it is negative),
-// finite rewards.
-template <class T> Checked check_process(const Process<T>&, int64_t rows, int64_t entries, double tolerance);
+// and finite rewards of all pairs.
+template <class T>
+Checked check_process(const Process<T>&, int64_t rows, int64_t pairs, int64_t entries, double tolerance);
 
 // The predecessors of each state, each once, by entries with a positive weight. start (states + 1); before null: only
 // counts. Returns the total number of predecessors.

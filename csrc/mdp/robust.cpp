@@ -1,5 +1,6 @@
 #include "mdp/robust.hpp"
 #include "core/launch.hpp"
+#include "core/memory.hpp"
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -115,9 +116,9 @@ double worst_chi2(std::vector<Outcome>& outcomes, double radius) {
     return mean(outcomes);
 }
 
-template <class T> void gather(const Process<T>& p, const RobustBackup<T>& b, int64_t j, std::vector<Outcome>& out) {
+template <class T> void gather(const Process<T>& p, const RobustBackup<T>& b, int64_t x, std::vector<Outcome>& out) {
     out.clear();
-    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
+    for (int64_t e = p.entry[x]; e < p.entry[x + 1]; ++e) {
         const double low = b.low ? double(b.low[e]) : 0, high = b.high ? double(b.high[e]) : 0;
         if (b.set == Set::interval || p.weight[e] > 0)
             out.push_back({b.sign * double(b.v[p.next[e]]), double(p.weight[e]), low, high});
@@ -125,17 +126,20 @@ template <class T> void gather(const Process<T>& p, const RobustBackup<T>& b, in
     std::sort(out.begin(), out.end(), [](const Outcome& a, const Outcome& c) { return a.value < c.value; });
 }
 
-// Runs f(team, first, last) for ranges of states on a team, and returns the smallest and the largest change. Throws
-// after a request to stop, with incomplete results.
-template <class T, class F> Span in_parts(const Process<T>& p, F f) {
+template <class T> int64_t rows_of(const Process<T>& p) {
+    return p.pair ? p.shared : p.row ? p.row[p.states] : p.states;
+}
+
+// Runs f(team, first, last) for ranges of `count` states or rows on a team, and returns the smallest and the largest
+// change. Throws after a request to stop, with incomplete results.
+template <class T, class F> Span in_parts(const Process<T>& p, int64_t count, F f) {
     std::vector<Span> spans;
-    const int64_t rows = p.row ? p.row[p.states] : p.states;
     launch(
         [&](Team team) {
-            spans[size_t(team.id)] = f(team, p.states * team.id / team.size, p.states * (team.id + 1) / team.size);
+            spans[size_t(team.id)] = f(team, count * team.id / team.size, count * (team.id + 1) / team.size);
         },
         [&](int threads) {
-            const int used = threads_for(p.entry[rows], kMinEntries, threads);
+            const int used = threads_for(p.entry[rows_of(p)], kMinEntries, threads);
             spans.assign(size_t(used), {});
             return used;
         },
@@ -240,18 +244,31 @@ template <class T> Span robust_backup(const Process<T>& p, const RobustBackup<T>
     double lowest = kInfinity;
     for (int64_t s = 0; b.anywhere && s < p.states; ++s) lowest = std::min(lowest, b.sign * double(b.v[s]));
     const int64_t each = b.set == Set::kl ? kSearch : kSort;
-    return in_parts(p, [&](const Team& team, int64_t first, int64_t last) {
+    auto worst_of = [&](int64_t x, std::vector<Outcome>& outcomes) {
+        gather(p, b, x, outcomes);
+        return worst(b.set, outcomes, b.radius[x], lowest);
+    };
+    Block<double> shared;
+    if (p.pair) {
+        shared = Block<double>(p.shared);
+        in_parts(p, p.shared, [&](const Team& team, int64_t first, int64_t last) {
+            std::vector<Outcome> outcomes;
+            for (int64_t x = first; x < last && !has_to_stop(team, each * (p.entry[x + 1] - p.entry[x])); ++x)
+                shared[x] = worst_of(x, outcomes);
+            return Span{};
+        });
+    }
+    return in_parts(p, p.states, [&](const Team& team, int64_t first, int64_t last) {
         Span span{kInfinity, -kInfinity};
         std::vector<Outcome> outcomes;
         for (int64_t s = first; s < last; ++s) {
             const int64_t begin = p.row ? p.row[s] : s, end = p.row ? p.row[s + 1] : s + 1;
-            if (has_to_stop(team, each * (p.entry[end] - p.entry[begin]))) return span;
+            if (has_to_stop(team, p.pair ? end - begin : each * (p.entry[end] - p.entry[begin]))) return span;
             double best = begin == end ? 0 : -kInfinity;
             int32_t action = begin == end ? -1 : 0;
             for (int64_t j = begin; j < end; ++j) {
-                gather(p, b, j, outcomes);
-                const double q =
-                    double(p.reward[j]) + p.discount * b.sign * worst(b.set, outcomes, b.radius[j], lowest);
+                const double sum = p.pair ? shared[p.pair[j]] : worst_of(j, outcomes);
+                const double q = double(p.reward[j]) + p.discount * b.sign * sum;
                 if (q > best) {
                     best = q;
                     action = int32_t(j - begin);
@@ -266,7 +283,7 @@ template <class T> Span robust_backup(const Process<T>& p, const RobustBackup<T>
 }
 
 template <class T> Span shared_backup(const Process<T>& p, const T* v, T* w, const double* radius, double* mixture) {
-    return in_parts(p, [&](const Team& team, int64_t first, int64_t last) {
+    return in_parts(p, p.states, [&](const Team& team, int64_t first, int64_t last) {
         Span span{kInfinity, -kInfinity};
         std::vector<Outcome> outcomes;
         std::vector<Curve> curves;
@@ -274,11 +291,13 @@ template <class T> Span shared_backup(const Process<T>& p, const T* v, T* w, con
         for (int64_t s = first; s < last; ++s) {
             const int64_t begin = p.row[s], end = p.row[s + 1];
             w[s] = 0;
-            if (has_to_stop(team, kSearch * (p.entry[end] - p.entry[begin]))) return span;
+            int64_t entries = 0;
+            for (int64_t j = begin; j < end; ++j) entries += p.entry[p.at(j) + 1] - p.entry[p.at(j)];
+            if (has_to_stop(team, kSearch * entries)) return span;
             if (begin == end) continue;
             curves.resize(size_t(end - begin));
             for (int64_t j = begin; j < end; ++j) {
-                gather(p, b, j, outcomes);
+                gather(p, b, p.at(j), outcomes);
                 fill(curves[size_t(j - begin)], outcomes, double(p.reward[j]), p.discount);
             }
             const double u = shared_value(curves, radius[s]);

@@ -16,7 +16,7 @@ struct Outcome {
 // to which mass may move; infinity: that of the outcomes.
 double worst(Set set, std::vector<Outcome>& outcomes, double radius, double lowest);
 
-// sign = -1: the best probabilities instead of the worst. radius (rows); low, high (entries) or null
+// sign = -1: the best probabilities instead of the worst. radius (rows of entries); low, high (entries) or null
 template <class T> struct RobustBackup {
     const T* v = nullptr;
     T* w = nullptr;

@@ -8,6 +8,11 @@
 // multiply-add, and each state is computed by one thread, so that results are bitwise the same for every instruction
 // set and number of threads. Ties go to the lowest row. A state without rows is terminal: its value is 0, its action
 // -1.
+//
+// Pairs of a state and an action may share the entries of a row: the afterstate that both lead to before chance decides.
+// Then the entries are those of the shared rows, and pair j has the sum of row pair[j], which a sweep computes once:
+//
+//   expected_x = sum over e of weight_e v[next_e]           q_j = reward_j + discount * expected[pair_j]
 #pragma once
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"
@@ -19,12 +24,18 @@ namespace fastiter::mdp {
 template <class T> struct Process {
     int64_t states = 0;
     const int64_t* row = nullptr;   // (states + 1); null: one row for each state
-    const int64_t* entry = nullptr; // (rows + 1)
+    const int64_t* entry = nullptr; // (rows + 1), or (shared + 1)
     const int32_t* next = nullptr;  // (entries)
     const T* weight = nullptr;      // (entries)
     const T* reward = nullptr;      // (rows)
     int64_t length = 0;             // number of entries in every row; 0: it varies
     double discount = 1;
+    const int32_t* pair = nullptr; // (rows): the shared row of each pair; null: each has its own
+    int64_t shared = 0;            // the number of shared rows
+    double* expected = nullptr;    // (shared): the sums of a sweep, for the kernels that read them
+
+    // The row whose entries are those of pair j
+    int64_t at(int64_t j) const { return pair ? pair[j] : j; }
 };
 
 // The smallest and the largest w - v of the states in a range; inf and -inf for an empty range
@@ -53,13 +64,15 @@ template <class T> struct Sweep {
 };
 
 template <class T> struct KernelsOf {
+    // Computes p.expected from v for the shared rows [first, last). The next three functions read it if it is not null.
+    void (*expect)(const Process<T>& p, const T* v, int64_t first, int64_t last);
     Span (*backup)(const Process<T>&, const Backup<T>&);
     // Computes w only, for a process with one row per state.
     void (*evaluate)(const Process<T>&, const Backup<T>&);
+    void (*action_values)(const Process<T>&, const T* v, T* q, int64_t first, int64_t last); // rows [first, last)
     double (*sweep)(const Process<T>&, const Sweep<T>&); // returns the largest |change|
     // w[i] = the backup of states[i]
     void (*backups)(const Process<T>&, const T* v, const int32_t* states, int64_t count, double* w);
-    void (*action_values)(const Process<T>&, const T* v, T* q, int64_t first, int64_t last); // rows [first, last)
 };
 
 using Kernels = ByType<KernelsOf<float>, KernelsOf<double>>;

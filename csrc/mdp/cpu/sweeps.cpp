@@ -8,6 +8,8 @@ namespace {
 constexpr double kInfinity = __builtin_inf();
 constexpr int64_t kNear = 1 << 20; // bytes of v that fit the second-level cache
 constexpr int64_t kAhead = 160;    // entries between a prefetch and its use
+// In place of a number of entries: the entries are those of a shared row, whose sum is read or computed again
+constexpr int kExpected = -1, kShared = -2;
 
 struct Rows {
     int64_t begin, end;
@@ -16,10 +18,10 @@ template <class T> FASTITER_INLINE Rows rows_of(const Process<T>& p, int64_t s) 
     return p.row ? Rows{p.row[s], p.row[s + 1]} : Rows{s, s + 1};
 }
 
-// q of row j. L: the number of entries in every row, 0 if it varies; Far: v is larger than the cache. On Zen 5 an entry
-// of a Garnet takes 0.50 ns with L = 5 and 0.62 with 0 (10^4 states), and 1.6 ns with the prefetch and 3.1 without
-// (10^6).
-template <class T, int L, bool Far> FASTITER_INLINE double action_value(const Process<T>& p, const T* v, int64_t j) {
+// The sum over the entries of row j. L: the number of entries in every row, 0 if it varies; Far: v is larger than the
+// cache. On Zen 5 an entry of a Garnet takes 0.50 ns with L = 5 and 0.62 with 0 (10^4 states), and 1.6 ns with the
+// prefetch and 3.1 without (10^6).
+template <class T, int L, bool Far> FASTITER_INLINE double sum_of(const Process<T>& p, const T* v, int64_t j) {
     double sum = 0;
     const int64_t begin = L ? L * j : p.entry[j], end = L ? begin + L : p.entry[j + 1];
 #pragma GCC unroll 8
@@ -27,7 +29,17 @@ template <class T, int L, bool Far> FASTITER_INLINE double action_value(const Pr
         if constexpr (Far) __builtin_prefetch(v + p.next[e + kAhead]);
         sum += double(p.weight[e]) * double(v[p.next[e]]);
     }
-    return double(p.reward[j]) + p.discount * sum;
+    return sum;
+}
+
+// q of pair j; L: see sum_of, or kExpected or kShared
+template <class T, int L, bool Far> FASTITER_INLINE double action_value(const Process<T>& p, const T* v, int64_t j) {
+    if constexpr (L == kExpected)
+        return double(p.reward[j]) + p.discount * p.expected[p.pair[j]];
+    else if constexpr (L == kShared)
+        return double(p.reward[j]) + p.discount * sum_of<T, 0, Far>(p, v, p.pair[j]);
+    else
+        return double(p.reward[j]) + p.discount * sum_of<T, L, Far>(p, v, j);
 }
 
 using Values = double __attribute__((vector_size(16)));
@@ -73,19 +85,39 @@ void backup_range(const Process<T>& process, const Backup<T>& backup, int64_t fi
     all = span;
 }
 
-// The first state whose prefetch indices would be past the end; `first` if v fits the cache.
-template <class T> int64_t end_of_far(const Process<T>& p, int64_t first, int64_t last) {
+// The first of a range of states, whose last rows are end_of(s), or of rows, whose prefetch indices would be past the
+// end; `first` if v fits the cache.
+template <class T, class F>
+int64_t end_of_far(const Process<T>& p, int64_t first, int64_t last, int64_t entries, F end_of) {
     if (p.states * int64_t(sizeof(T)) <= kNear) return first;
-    const int64_t rows = p.row ? p.row[p.states] : p.states, entries = p.entry[rows];
     int64_t low = first, high = last;
     while (low < high) {
         const int64_t s = low + (high - low) / 2;
-        if (p.entry[rows_of(p, s).end] + kAhead <= entries)
+        if (p.entry[end_of(s)] + kAhead <= entries)
             low = s + 1;
         else
             high = s;
     }
     return low;
+}
+
+template <class T> int64_t end_of_far(const Process<T>& p, int64_t first, int64_t last) {
+    const int64_t rows = p.row ? p.row[p.states] : p.states;
+    return end_of_far(p, first, last, p.entry[rows], [&](int64_t s) { return rows_of(p, s).end; });
+}
+
+template <class T, int L, bool Far>
+void expect_range(const Process<T>& process, const T* v, int64_t first, int64_t last) {
+    const Process<T> p = process;
+    for (int64_t x = first; x < last; ++x) p.expected[x] = sum_of<T, L, Far>(p, v, x);
+}
+
+template <class T> void expect(const Process<T>& p, const T* v, int64_t first, int64_t last) {
+    with_constant<1, 2, 3, 4, 5, 0>(int(p.length), [&]<int L>() {
+        const int64_t far = end_of_far(p, first, last, p.entry[p.shared], [](int64_t x) { return x + 1; });
+        expect_range<T, L, true>(p, v, first, far);
+        expect_range<T, L, false>(p, v, far, last);
+    });
 }
 
 template <class T, int L> Span backup_of(const Process<T>& p, const Backup<T>& b) {
@@ -107,6 +139,7 @@ void evaluate_range(const Process<T>& process, const Backup<T>& backup, int64_t 
 }
 
 template <class T> void evaluate(const Process<T>& p, const Backup<T>& b) {
+    if (p.expected) return evaluate_range<T, kExpected, false>(p, b, b.first, b.last);
     with_constant<1, 2, 3, 4, 5, 0>(int(p.length), [&]<int L>() {
         const int64_t far = end_of_far(p, b.first, b.last);
         evaluate_range<T, L, true>(p, b, b.first, far);
@@ -115,13 +148,19 @@ template <class T> void evaluate(const Process<T>& p, const Backup<T>& b) {
 }
 
 template <class T> Span backup(const Process<T>& p, const Backup<T>& b) {
+    if (p.expected) {
+        Span span{kInfinity, -kInfinity};
+        backup_range<T, kExpected, false>(p, b, b.first, b.last, span);
+        return span;
+    }
     return with_constant<1, 2, 3, 4, 5, 0>(int(p.length), [&]<int L>() { return backup_of<T, L>(p, b); });
 }
 
 // The same q, solved for the value of s itself where the row leads back to s
 template <class T> FASTITER_INLINE double exact_value(const Process<T>& p, const T* v, int64_t j, int64_t s) {
     double sum = 0, own = 0;
-    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
+    const int64_t x = p.at(j);
+    for (int64_t e = p.entry[x]; e < p.entry[x + 1]; ++e) {
         const double weight = double(p.weight[e]);
         const bool is_own = p.next[e] == s;
         sum += is_own ? 0.0 : weight * double(v[p.next[e]]);
@@ -132,7 +171,7 @@ template <class T> FASTITER_INLINE double exact_value(const Process<T>& p, const
     return above == 0 && below <= 0 ? double(v[s]) : above / (below > 0 ? below : 0.0);
 }
 
-template <class T, bool Exact> double sweep_of(const Process<T>& p, const Sweep<T>& g) {
+template <class T, bool Exact, int L> double sweep_of(const Process<T>& p, const Sweep<T>& g) {
     double largest = 0;
     for (int64_t i = 0; i < g.count; ++i) {
         const int64_t s = g.order ? g.order[i] : i;
@@ -140,7 +179,7 @@ template <class T, bool Exact> double sweep_of(const Process<T>& p, const Sweep<
         if (rows.begin == rows.end) continue;
         double best = -kInfinity;
         for (int64_t j = rows.begin; j < rows.end; ++j) {
-            const double q = Exact ? exact_value(p, g.v, j, s) : action_value<T, 0, false>(p, g.v, j);
+            const double q = Exact ? exact_value(p, g.v, j, s) : action_value<T, L, false>(p, g.v, j);
             best = q > best ? q : best;
         }
         const double old = double(g.v[s]), change = best - old;
@@ -152,21 +191,29 @@ template <class T, bool Exact> double sweep_of(const Process<T>& p, const Sweep<
 }
 
 template <class T> double sweep(const Process<T>& p, const Sweep<T>& g) {
-    return g.exact ? sweep_of<T, true>(p, g) : sweep_of<T, false>(p, g);
+    if (g.exact) return sweep_of<T, true, 0>(p, g);
+    return p.pair ? sweep_of<T, false, kShared>(p, g) : sweep_of<T, false, 0>(p, g);
 }
 
-template <class T> void backups(const Process<T>& p, const T* v, const int32_t* states, int64_t count, double* w) {
+template <class T, int L>
+void backups_of(const Process<T>& p, const T* v, const int32_t* states, int64_t count, double* w) {
     for (int64_t i = 0; i < count; ++i) {
         const Rows rows = rows_of(p, states[i]);
-        w[i] = rows.begin == rows.end ? 0 : double(T(best_of<T, 0, false>(p, v, rows.begin, rows.end).value));
+        w[i] = rows.begin == rows.end ? 0 : double(T(best_of<T, L, false>(p, v, rows.begin, rows.end).value));
     }
 }
 
-template <class T> void action_values(const Process<T>& p, const T* v, T* q, int64_t first, int64_t last) {
-    for (int64_t j = first; j < last; ++j) q[j] = T(action_value<T, 0, false>(p, v, j));
+template <class T> void backups(const Process<T>& p, const T* v, const int32_t* states, int64_t count, double* w) {
+    p.pair ? backups_of<T, kShared>(p, v, states, count, w) : backups_of<T, 0>(p, v, states, count, w);
 }
 
-template <class T> constexpr KernelsOf<T> kernels_of{backup<T>, evaluate<T>, sweep<T>, backups<T>, action_values<T>};
+template <class T> void action_values(const Process<T>& p, const T* v, T* q, int64_t first, int64_t last) {
+    for (int64_t j = first; j < last; ++j)
+        q[j] = T(p.expected ? action_value<T, kExpected, false>(p, v, j) : action_value<T, 0, false>(p, v, j));
+}
+
+template <class T>
+constexpr KernelsOf<T> kernels_of{expect<T>, backup<T>, evaluate<T>, action_values<T>, sweep<T>, backups<T>};
 
 } // namespace
 

@@ -1,9 +1,11 @@
 """Bellman operators of decision processes. A stub."""
 
+from typing import Any
+
 from . import Address
 
-#: row, entry, next, weight, reward
-Arrays = tuple[Address, Address, Address, Address, Address]
+#: row, entry, next, weight, reward; and, if pairs share rows, pair and the number of these rows
+Arrays = tuple[Any, ...]
 
 class Judgement:
     """When steps are judged, their overhead in steps, the multiple that may be left, and the least rate."""
@@ -86,7 +88,7 @@ def corrections(
     bits: int, states: int, arrays: Arrays, discount: float, base: Address, limit: float, reward: Address, /
 ) -> float: ...
 def check(
-    bits: int, states: int, arrays: Arrays, rows: int, entries: int, tolerance: float, /
+    bits: int, states: int, arrays: Arrays, rows: int, pairs: int, entries: int, tolerance: float, /
 ) -> tuple[int, int, float, float, float]: ...
 def predecessors(bits: int, states: int, arrays: Arrays, start: Address, before: Address, /) -> int: ...
 def robust(

@@ -38,7 +38,7 @@ SCHEMAS = {
     },
     "..torch.mdp": {
         "_mdp_chain_values": "(Tensor crow, Tensor col, Tensor weights, Tensor b, bool transpose) -> Tensor",
-        "_mdp_policy": "(Tensor row, Tensor crow, Tensor col, Tensor values, Tensor rewards, Tensor gamma, float atol, int max_steps) -> Tensor",
+        "_mdp_policy": "(Tensor row, Tensor crow, Tensor col, Tensor values, Tensor rewards, Tensor? pair, Tensor gamma, float atol, int max_steps) -> Tensor",
     },
     "..torch.quant": {
         "_quant_decode": "(Tensor codes, Tensor? scales, str fmt, Tensor? scale, Tensor? zero_point, ScalarType dtype) -> Tensor",

@@ -57,6 +57,7 @@ def average(
         In (0, 1]: the damping factor of each step. Below 1 it also converges for periodic chains.
     sojourn : (rows,)
         The mean time that each action takes, positive, for semi-Markov processes: the gain is then per unit of time.
+        Not for pairs that share rows of P.
     value0 : (S,)
         The initial h, 0 by default, in the dtype of P.
     atol : float
@@ -290,6 +291,8 @@ def _unending(function: str, problem: Any) -> Process:
 def _per_unit_of_time(function: str, process: Process, sojourn: Array) -> tuple[Process, float]:
     """Return Schweitzer's transformation, r / t and (1 - f / t) I + f / t P, and f, below t / (1 - P(s | s, a))."""
     rows = process.rows
+    if rows.pair is not None:
+        raise ValueError(f"{function}: sojourn must be None for pairs that share rows of P, got times")
     check_array(function, "sojourn", sojourn := as_array(function, "sojourn", sojourn))
     if sojourn.shape != rows.reward.shape:
         raise ValueError(f"{function}: sojourn must have shape (rows,) = {rows.reward.shape}, got {sojourn.shape}")
@@ -333,7 +336,8 @@ def extended_value_iteration(
     problem : MDP
         The estimated process, without terminal states; its discount is ignored.
     probability_radius, reward_radius : float or (rows,)
-        |q - P|_1 <= ``probability_radius``, with mass on any state; |rewards - R| <= ``reward_radius``.
+        |q - P|_1 <= ``probability_radius``, with mass on any state; |rewards - R| <= ``reward_radius``. If pairs share
+        rows of P, the former has one number for each row of P.
     largest_reward : float
         The largest possible reward, which limits optimism; no reward may exceed it.
     value0, atol, max_steps, callback, throw : (S,), float, int, callable, bool
@@ -373,7 +377,7 @@ def extended_value_iteration(
     limits = Limits(None, atol, max_steps, callback, throw).checked(function, smallest_max=1, zero=False)
     largest_reward = finite_number(function, "largest_reward", largest_reward)
     rows = process.rows
-    wide = _radius(function, "probability_radius", probability_radius, len(rows.reward))
+    wide = _radius(function, "probability_radius", probability_radius, rows.count)
     bonus = _radius(function, "reward_radius", reward_radius, len(rows.reward))
     best = float(rows.reward.max(initial=-np.inf))
     if best > largest_reward + 1e-6 * max(1.0, abs(largest_reward)):  # means of rewards may round up

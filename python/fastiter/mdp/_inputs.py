@@ -22,13 +22,23 @@ _OUTCOMES = "a list of (p, next, reward, done)"
 
 
 def read(
-    function: str, P: Any, R: Any, states: Any, actions: Any, *, is_part: bool = False, impossible: float = -np.inf
+    function: str,
+    P: Any,
+    R: Any,
+    states: Any,
+    actions: Any,
+    shared: Any = None,
+    *,
+    is_part: bool = False,
+    impossible: float = -np.inf,
 ) -> Rows:
     """Return P and R as rows; a CSR matrix in the order of its states is not copied.
 
     ``is_part``: P has fewer states than columns, and its layouts are an array (n, A, S), matrices (n, S) and (rows, S).
-    ``impossible``: the entry of R (S, A) that removes an action.
+    ``impossible``: the entry of R (S, A) that removes an action. ``shared``: the row of P of each pair.
     """
+    if shared is not None and states is None:
+        raise TypeError(f"{function}: states must be the state of each of the rows= of P, got None")
     if isinstance(P, Mapping) and states is None and actions is None and not is_part:
         if R is not None:
             raise TypeError(f"{function}: R must be None for P with rewards, {_OUTCOMES}, got {type_name(R)}")
@@ -37,7 +47,7 @@ def read(
         raise TypeError(f"{function}: R must be the rewards, unless P[s][a] is {_OUTCOMES}, got None")
     P, R = plain(function, "P", P), plain(function, "R", R)
     if states is not None:
-        return pairs(function, P, R, states, actions)
+        return pairs(function, P, R, states, actions, shared)
     if actions is not None:
         raise TypeError(f"{function}: actions must be None unless states says whose rows of P they are, got actions")
     if isinstance(P, np.ndarray) and P.ndim == 3:

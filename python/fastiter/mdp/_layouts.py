@@ -14,7 +14,10 @@ Array = npt.NDArray[Any]
 
 
 class Rows(NamedTuple):
-    """One row per state and action: the rows of state s are row[s] .. row[s + 1], and similarly for their entries."""
+    """One row per state and action: the rows of state s are row[s] .. row[s + 1], and similarly for their entries.
+
+    With ``pair`` these rows are pairs that share the rows of P: pair i has the entries of row pair[i].
+    """
 
     row: Array
     entry: Array
@@ -25,10 +28,59 @@ class Rows(NamedTuple):
     label: Array | None = None
     #: Whether the episode ends with each entry, so that the value of its next state does not count; None: with none
     ends: Array | None = None
+    #: The row of P of each pair; None: each has its own
+    pair: Array | None = None
 
     @property
     def states(self) -> int:
         return len(self.row) - 1
+
+    @property
+    def count(self) -> int:
+        """The number of rows of P."""
+        return len(self.entry) - 1
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """The arguments of the kernels."""
+        own = self.row, self.entry, self.next, self.weight, self.reward
+        return own if self.pair is None else (*own, self.pair, self.count)
+
+    def at(self, pairs: Array) -> Array:
+        """Return the rows of P of some pairs."""
+        return pairs if self.pair is None else self.pair[pairs]
+
+    @property
+    def matrix(self) -> Sparse:
+        """The rows of P."""
+        return Sparse(self.entry, self.next, self.weight, self.states)
+
+    def kept(self, keep: Array) -> Rows:
+        """Return the pairs where ``keep`` is true, with the rows of P that they use."""
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])
+        label = None if self.label is None else self.label[keep]
+        fewer = self._replace(row=before[self.row], reward=self.reward[keep], label=label)
+        if self.pair is not None:
+            return fewer._replace(pair=self.pair[keep]).compact()[0]
+        rows = keep_rows(self.matrix, keep)
+        return fewer._replace(entry=rows.start, next=rows.column, weight=rows.value)
+
+    def compact(self, each: Array | None = None) -> tuple[Rows, Array | None]:
+        """Return the same pairs without rows of P that none uses, and ``each``, numbers of the rows of P, likewise.
+
+        Where no row is shared, each pair has its own.
+        """
+        if self.pair is None:
+            return self, each
+        is_used = np.zeros(self.count, np.bool_)
+        is_used[self.pair] = True
+        is_shared = int(is_used.sum()) < len(self.pair)
+        used = np.flatnonzero(is_used) if is_shared else self.pair
+        pair = (np.cumsum(is_used) - 1)[self.pair].astype(np.int32) if is_shared else None
+        if np.array_equal(used, np.arange(self.count)):
+            return self._replace(pair=pair), each
+        rows, each = permuted_rows(self.matrix, used), None if each is None else each[used]
+        return self._replace(entry=rows.start, next=rows.column, weight=rows.value, pair=pair), each
 
 
 class Sparse(NamedTuple):
@@ -232,11 +284,15 @@ def _interleaved(matrices: Sequence[Sparse]) -> Sparse:
     return Sparse(start, column, value, matrices[0].columns)
 
 
-def pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
+def pairs(function: str, P: Any, R: Any, states: Any, actions: Any, shared: Any = None) -> Rows:
+    """Return the rows of a matrix, by state and then by action; ``shared``: the row of each pair."""
     rows = _sparse(function, "P", P)
     owner = integers(function, "states", states)
-    if owner.shape != (rows.rows,):
+    pair = None if shared is None else integers(function, "rows", shared)
+    if pair is None and owner.shape != (rows.rows,):
         raise ValueError(f"{function}: states must have shape (rows,) = ({rows.rows},) to go with P, got {owner.shape}")
+    if pair is not None and (owner.ndim != 1 or pair.shape != owner.shape):
+        raise ValueError(f"{function}: rows must have the shape of states, {owner.shape}, got {pair.shape}")
     label = None if actions is None else integers(function, "actions", actions)
     if label is not None and label.shape != owner.shape:
         raise ValueError(f"{function}: actions must have shape {owner.shape} like states, got {label.shape}")
@@ -246,22 +302,42 @@ def pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
     if outside.any():
         at = int(np.argmax(outside))
         raise ValueError(f"{function}: states must be from 0 to {rows.columns - 1}, got {owner[at]} in row {at}")
-    R = _as_array(function, R)
-    if _shape(R) == (rows.rows, rows.columns):
-        reward = _expected(rows, R)
-    elif isinstance(R, np.ndarray) and R.shape == (rows.rows,):
-        reward = R
-    else:
-        wrong_rewards(function, f"({rows.rows},) or ({rows.rows}, {rows.columns})", R)
-    reward = reward.astype(rows.value.dtype, copy=False)
+    if pair is not None:
+        _check_shared(function, pair, rows.rows, owner, label)
+    reward = _pair_rewards(function, R, rows, pair).astype(rows.value.dtype, copy=False)
     if (np.diff(owner) < 0).any() or (label is not None and _falls(owner, label)):
         by = np.lexsort((label, owner)) if label is not None else np.argsort(owner, kind="stable")
-        rows, reward, owner = permuted_rows(rows, by), reward[by], owner[by]
+        reward, owner = reward[by], owner[by]
+        rows, pair = (permuted_rows(rows, by), None) if pair is None else (rows, pair[by])
         label = None if label is None else label[by]
     if label is not None:
         _refuse_twins(function, owner, label)
     counts = np.bincount(owner, minlength=rows.columns)
-    return Rows(starts(counts), rows.start, rows.column, rows.value, np.ascontiguousarray(reward), label)
+    found = Rows(starts(counts), rows.start, rows.column, rows.value, np.ascontiguousarray(reward), label)
+    return found if pair is None else found._replace(pair=pair.astype(np.int32))
+
+
+def _check_shared(function: str, pair: Array, count: int, owner: Array, label: Array | None) -> None:
+    outside = (pair < 0) | (pair >= count)
+    if outside.any():
+        i = int(np.argmax(outside))
+        action = "" if label is None else f", action {label[i]}"
+        where = f"state {owner[i]}{action} (pair {i})"
+        raise ValueError(f"{function}: rows must be rows of P, from 0 to {count - 1}, got {pair[i]} in {where}")
+
+
+def _pair_rewards(function: str, R: Any, rows: Sparse, pair: Array | None) -> Array:
+    """Return the reward of each row, or of each pair of those that share rows."""
+    R = _as_array(function, R)
+    if pair is not None:
+        if not isinstance(R, np.ndarray) or R.shape != pair.shape:
+            wrong_rewards(function, f"{pair.shape}, one for each of the rows=,", R)
+        return R
+    if _shape(R) == (rows.rows, rows.columns):
+        return _expected(rows, R)
+    if isinstance(R, np.ndarray) and R.shape == (rows.rows,):
+        return R
+    wrong_rewards(function, f"({rows.rows},) or ({rows.rows}, {rows.columns})", R)
 
 
 def _falls(owner: Array, label: Array) -> bool:

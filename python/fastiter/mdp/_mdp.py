@@ -50,11 +50,15 @@ class MDP:
         P[s][a]; or R(s, a, s') in the layout of P. None for a dict.
     gamma : float, (rows,) or None
         The discount, from 0 to 1. At 1 each state needs a path to a terminal state; absorbing states that earn nothing
-        are then terminal. An array has the discount of each row, by state and then by action, for semi-Markov
-        processes. None: for :func:`average` and :func:`finite_horizon`, which need no discount.
+        are then terminal. An array has the discount of each row of P, for semi-Markov processes. None: for
+        :func:`average` and :func:`finite_horizon`, which need no discount.
     states, actions : (rows,) integers
         The state of each row of a matrix P, and the number of its action, at least 0 and once in each state: by default
-        its position within the state.
+        its position within the state. With ``rows`` of each pair of a state and an action.
+    rows : (pairs,) integers
+        The row of P of each pair, for pairs that share rows: those that lead to the same afterstate, before chance
+        decides. R is then (pairs,), and the pairs are the rows of results and of all other arguments. A sweep takes the
+        expectation of each row once, so that its time and the memory shrink by about pairs / rows of P.
     terminal : (S,) bool, or integers
         States whose value is 0 and whose rows are ignored.
     sense : {"max", "min"}
@@ -92,6 +96,7 @@ class MDP:
         *,
         states: Any = None,
         actions: Any = None,
+        rows: Any = None,
         terminal: Any = None,
         sense: Literal["max", "min"] = "max",
         renormalize: bool = False,
@@ -99,11 +104,11 @@ class MDP:
         check_choice("MDP", "sense", sense, SENSES)
         check_flag("MDP", "renormalize", renormalize)
         self._negated = sense == "min"
-        rows = read("MDP", P, R, states, actions, impossible=np.inf if self._negated else -np.inf)
-        self._has_ends = rows.ends is not None
+        read_rows = read("MDP", P, R, states, actions, rows, impossible=np.inf if self._negated else -np.inf)
+        self._has_ends = read_rows.ends is not None
         if self._negated:
-            rows = rows._replace(reward=-rows.reward)
-        self._process: Process = checked("MDP", rows, gamma, terminal, renormalize, -1 if self._negated else 1)
+            read_rows = read_rows._replace(reward=-read_rows.reward)
+        self._process: Process = checked("MDP", read_rows, gamma, terminal, renormalize, -1 if self._negated else 1)
         self._is_semi = isinstance(gamma, np.ndarray) and gamma.ndim > 0
 
     @classmethod
@@ -127,7 +132,10 @@ class MDP:
 
     @property
     def rows(self) -> int:
-        """The number of state-action pairs, without those of terminal states."""
+        """The number of state-action pairs, without those of terminal states.
+
+        Pairs may share rows of :attr:`transitions`; :attr:`pair_rows` has the row of each.
+        """
         return len(self._process.rows.reward)
 
     @property
@@ -143,8 +151,9 @@ class MDP:
 
     def __repr__(self) -> str:
         """Return a one-line summary without the arrays."""
-        entries, discount = len(self._process.rows.next), self._process.discount
-        return f"MDP({self.S} states, {self.rows} rows, {entries} entries, gamma {discount}, {self.dtype})"
+        rows, discount = self._process.rows, self._process.discount
+        pairs = f"{self.rows} rows" if rows.pair is None else f"{self.rows} pairs, {rows.count} rows"
+        return f"MDP({self.S} states, {pairs}, {len(rows.next)} entries, gamma {discount}, {self.dtype})"
 
     def solve(
         self,
@@ -309,9 +318,17 @@ class MDP:
 
     @property
     def transitions(self) -> tuple[Array, Array, Array]:
-        """CSR arrays (weights, next states, row pointers) of shape (rows, S), as for scipy.sparse.csr_array."""
+        """CSR arrays (weights, next states, row pointers) of shape (rows, S), as for scipy.sparse.csr_array.
+
+        Where pairs share rows of P, these are the rows of P that pairs use; :attr:`pair_rows` has the one of each pair.
+        """
         rows = self._process.rows
         return rows.weight.copy(), rows.next.copy(), rows.entry.copy()
+
+    @property
+    def pair_rows(self) -> Array:
+        """The row of :attr:`transitions` of each state-action pair (rows,): its own unless pairs share rows."""
+        return np.array(self._process.rows.at(np.arange(self.rows)), np.int64)
 
     def _discount(self, function: str) -> float:
         if self._process.discount is None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .. import _core
 from .._array_like import as_array
 from .._check import fits_float, integers, type_name
-from ._layouts import Rows, Sparse, keep_rows
+from ._layouts import Rows, permuted_rows
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +50,7 @@ class Process:
         self.bits, self.dtype, self.states = rows.weight.itemsize * 8, rows.weight.dtype, len(rows.row) - 1
         #: How the automatic choice begins, made when it is first needed
         self.opening: Any = None
-        self.arrays = (rows.row, rows.entry, rows.next, rows.weight, rows.reward)
+        self.arrays = rows.arrays
         self.model = _core.mdp.model(self.bits, self.states, self.arrays)
 
     def __reduce__(self) -> tuple[type[Process], tuple[Rows, float | None, tuple[float, float]]]:
@@ -143,9 +143,11 @@ class Process:
 
     @property
     def row_sums(self) -> Array:
-        """The sum of the weights of each row."""
-        owner = np.repeat(np.arange(len(self.rows.reward)), np.diff(self.rows.entry))
-        return np.bincount(owner, weights=self.rows.weight, minlength=len(self.rows.reward))
+        """The sum of the weights of each row, or of each pair's row."""
+        rows = self.rows
+        owner = np.repeat(np.arange(rows.count), np.diff(rows.entry))
+        sums = np.bincount(owner, weights=rows.weight, minlength=rows.count)
+        return sums if rows.pair is None else sums[rows.pair]
 
     @property
     def may_last(self) -> npt.NDArray[np.bool_]:
@@ -155,13 +157,14 @@ class Process:
 
     def _staying(self, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
         """Return the subset of rows on which a policy can stay forever; None if the search takes too long."""
-        row, entry = self.rows.row, self.rows.entry
-        owner = np.repeat(np.arange(len(usable)), np.diff(entry))
+        row, count = self.rows.row, self.rows.count
+        owner = np.repeat(np.arange(count), np.diff(self.rows.entry))
         state = np.repeat(np.arange(self.states), np.diff(row))
         possible, result = self.rows.weight > 0, usable.copy()
         for _ in range(_ROUNDS):
             inside = np.bincount(state[result], minlength=self.states) > 0
-            leaves = np.bincount(owner[possible & ~inside[self.rows.next]], minlength=len(usable)) > 0
+            leaves = np.bincount(owner[possible & ~inside[self.rows.next]], minlength=count) > 0
+            leaves = leaves if self.rows.pair is None else leaves[self.rows.pair]
             if not (result & leaves).any():
                 return result
             result &= ~leaves
@@ -204,9 +207,7 @@ class Process:
 def has_one_class(rows: Rows, place: Array) -> bool:
     """Return whether the chain of a policy, given as positions within the states, has a single recurrent class."""
     S = rows.states
-    chosen = np.zeros(len(rows.reward), np.bool_)
-    chosen[rows.row[:-1] + place] = True
-    chain = keep_rows(Sparse(rows.entry, rows.next, rows.weight, S), chosen)
+    chain = permuted_rows(rows.matrix, rows.at(rows.row[:-1] + place))
     owner, to = (x[chain.value > 0] for x in (np.repeat(np.arange(S), np.diff(chain.start)), chain.column))
     after, before = _neighbours(owner, to, S), _neighbours(to, owner, S)
     s, order = 0, np.empty(S, np.int32)
@@ -241,7 +242,8 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
 
 def prepared(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool, sign: int = 1) -> Process:
     """Check everything except that terminal states are reached; the result has no rows for terminal states."""
-    discount, own = _discounts(function, gamma, len(rows.reward))
+    discount, own = _discounts(function, gamma, rows.count)
+    rows, own = rows.compact(own)
     tolerance = SUM_TOLERANCE[rows.weight.dtype.name]
     sums = _check(function, rows, -1 if renormalize else tolerance, sign)
     if renormalize:
@@ -321,22 +323,24 @@ def _terminal_states(function: str, terminal: Any, states: int) -> npt.NDArray[n
     return result
 
 
-def _place(rows: Rows, row: int) -> str:
-    """Return a row's state and action in words."""
+def _place(rows: Rows, row: int, is_pair: bool = False) -> str:
+    """Return the state and action in words of a row, or of the first pair that uses a shared one; or of a pair."""
+    if rows.pair is not None and not is_pair:
+        return f"{_place(rows, int(np.argmax(rows.pair == row)), True)}, row {row} of P"
     state = int(np.searchsorted(rows.row, row, side="right") - 1)
     action = row - int(rows.row[state]) if rows.label is None else int(rows.label[row])
-    return f"state {state}, action {action} (row {row})"
+    return f"state {state}, action {action} ({'row' if rows.pair is None else 'pair'} {row})"
 
 
 def _check(function: str, rows: Rows, tolerance: float, sign: int = 1) -> tuple[float, float]:
     """Check all rows, and return the least and the largest sum of their weights."""
-    arrays = (rows.row, rows.entry, rows.next, rows.weight, rows.reward)
-    counts = len(rows.reward), len(rows.weight)
+    counts = rows.count if rows.pair is not None else len(rows.reward), len(rows.weight)
     if len(rows.entry) != counts[0] + 1 or len(rows.next) < counts[1]:
         raise ValueError(f"{function}: P must have one value for each entry of its rows, got other lengths")
     entries = int(rows.entry[-1]) if 0 <= rows.entry[-1] <= counts[1] else counts[1]
     bits = rows.weight.itemsize * 8
-    fault, row, value, low, high = _core.mdp.check(bits, rows.states, arrays, counts[0], entries, tolerance)
+    sizes = counts[0], len(rows.reward), entries
+    fault, row, value, low, high = _core.mdp.check(bits, rows.states, rows.arrays, *sizes, tolerance)
     if fault == 0:
         return (low, high) if counts[0] else (0.0, 0.0)
     remedy = "(renormalize=True divides by the sum)" if function == "MDP" else "in each row"
@@ -347,7 +351,7 @@ def _check(function: str, rows: Rows, tolerance: float, sign: int = 1) -> tuple[
         _SUM: f"P must sum to 1 {remedy}, got {value:.12g}",
         _REWARD: f"R must be finite, got {sign * value:g}",
     }
-    where = "" if fault == _POINTERS else f" in {_place(rows, row)}"
+    where = "" if fault == _POINTERS else f" in {_place(rows, row, fault == _REWARD)}"
     raise ValueError(f"{function}: {messages[fault]}{where}")
 
 
@@ -356,17 +360,17 @@ def sums_of(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> tuple[float, floa
 
     ``is_terminal`` covers all states that ``next`` refers to, of which only the first have rows here.
     """
-    count = len(rows.reward)
+    count = rows.count
     has_rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(~is_terminal, dtype=np.int64)])
-    arrays = has_rows, rows.entry, rows.next, rows.weight, rows.reward
+    arrays = has_rows, *rows.arrays[1:]
     bits, entries = rows.weight.itemsize * 8, int(rows.entry[-1])
-    low, high = _core.mdp.check(bits, len(is_terminal), arrays, count, entries, -1)[3:]
+    low, high = _core.mdp.check(bits, len(is_terminal), arrays, count, 0, entries, -1)[3:]
     return (low, high) if count else (math.inf, -math.inf)
 
 
 def _normalized(function: str, rows: Rows) -> Array:
-    row = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
-    sums = np.bincount(row, weights=rows.weight, minlength=len(rows.reward))
+    row = np.repeat(np.arange(rows.count), np.diff(rows.entry))
+    sums = np.bincount(row, weights=rows.weight, minlength=rows.count)
     if (sums == 0).any():
         where = _place(rows, int(np.argmax(sums == 0)))
         raise ValueError(f"{function}: P must have a positive probability in each row, got none in {where}")
@@ -386,11 +390,7 @@ def _without(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> Rows:
     counts = np.diff(rows.row)
     if not (counts[is_terminal] > 0).any():
         return rows
-    keep = ~np.repeat(is_terminal, counts)
-    chain = keep_rows(Sparse(rows.entry, rows.next, rows.weight, rows.states), keep)
-    row = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(is_terminal, 0, counts))])
-    label = None if rows.label is None else rows.label[keep]
-    return Rows(row, chain.start, chain.column, chain.value, rows.reward[keep], label)
+    return rows.kept(~np.repeat(is_terminal, counts))
 
 
 def _without_ends(rows: Rows) -> Rows:

@@ -14,7 +14,7 @@ from .._array_like import as_array
 from .._call.iterate import Limits, Progress
 from .._check import check_array, check_choice, check_flag, fits_float
 from .._solution import judged
-from ._layouts import Rows, Sparse, keep_rows
+from ._layouts import Rows, keep_rows
 from ._mdp import MDP
 from ._process import Process, sums_of
 from ._result import MDPSolution
@@ -76,7 +76,7 @@ def robust(
         - "s-l1": the actions of a state share one radius, the sum over a of sum |q_a - P_a| <= radius; the best policy
           is then randomised.
     radius : float, (rows,) or (S,)
-        One for all, or one per row; for "s-l1" one per state.
+        One for all, or one per row of P; for "s-l1" one per state.
     limits : ((entries,), (entries,))
         For "interval": the least and the largest probability of each entry, in the order of ``problem.transitions``.
     support : bool
@@ -164,7 +164,7 @@ def _check_kind(kind: object) -> None:
 def _everywhere(process: Process) -> Process:
     """Return the process with an entry for every next state in each row, 0 for new entries."""
     rows, S = process.rows, process.states
-    count = len(rows.reward)
+    count = rows.count
     owner = np.repeat(np.arange(count), np.diff(rows.entry))
     weight = np.bincount(owner * S + rows.next, weights=rows.weight, minlength=count * S).astype(rows.weight.dtype)
     start, target = np.arange(count + 1, dtype=np.int64) * S, np.tile(np.arange(S, dtype=np.int32), count)
@@ -212,7 +212,7 @@ def ambiguity(
     if optimistic and kind == "s-l1":
         raise ValueError(f"{function}: optimistic must be False for 's-l1', got True")
     rows = process.rows
-    count = process.states if kind == "s-l1" else len(rows.reward)
+    count = process.states if kind == "s-l1" else rows.count
     if kind == "interval":
         if radius is not None:
             raise TypeError(f"{function}: radius must be None for 'interval', got {type(radius).__name__}")
@@ -231,7 +231,7 @@ def _limits_around(rows: Rows, radii: Array, *, anywhere: bool) -> tuple[Array, 
 
     Entries that are 0 stay at 0, unless mass may go ``anywhere``.
     """
-    owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
+    owner = np.repeat(np.arange(rows.count), np.diff(rows.entry))
     _, first, place = np.unique(owner * rows.states + rows.next, return_index=True, return_inverse=True)
     total = np.bincount(place.reshape(-1), weights=rows.weight)
     low, high = np.zeros_like(rows.weight), np.zeros_like(rows.weight)
@@ -271,8 +271,8 @@ def _limits(function: str, process: Process, limits: Any) -> tuple[Array, Array]
             raise ValueError(f"{function}: limits, {name}, must have shape {rows.weight.shape}, got {x.shape}")
         arrays.append(np.ascontiguousarray(x))
     low, high = arrays
-    owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
-    lowest, highest = (np.bincount(owner, weights=x, minlength=len(rows.reward)) for x in arrays)
+    owner = np.repeat(np.arange(rows.count), np.diff(rows.entry))
+    lowest, highest = (np.bincount(owner, weights=x, minlength=rows.count) for x in arrays)
     tiny = 1e-6 if rows.weight.dtype == np.float32 else 1e-10
     bad = (lowest > 1 + tiny) | (highest < 1 - tiny)
     if not (low >= 0).all() or not (low <= high).all() or bad.any():
@@ -285,14 +285,17 @@ def _limits(function: str, process: Process, limits: Any) -> tuple[Array, Array]
 def restricted(process: Process, ambiguity: Ambiguity, place: Array) -> tuple[Process, Ambiguity]:
     """Return the process with only a policy's rows, and their set."""
     rows = process.rows
-    keep = np.zeros(len(rows.reward), bool)
     has = place >= 0
-    keep[rows.row[:-1][has] + place[has]] = True
-    entries = np.repeat(keep, np.diff(rows.entry))
-    selected = keep_rows(Sparse(rows.entry, rows.next, rows.weight, rows.states), keep)
+    chosen = rows.row[:-1][has] + place[has]
     row = np.concatenate([np.zeros(1, np.int64), np.cumsum(has, dtype=np.int64)])
-    label = np.flatnonzero(keep) - rows.row[:-1][has] if rows.label is None else rows.label[keep]
-    own = Rows(row, selected.start, selected.column, selected.value, rows.reward[keep], label)
+    label = place[has].astype(np.int64) if rows.label is None else rows.label[chosen]
+    keep = np.zeros(rows.count, bool)
+    keep[rows.at(chosen)] = True
+    entries = np.repeat(keep, np.diff(rows.entry))
+    selected = keep_rows(rows.matrix, keep)
+    own = Rows(row, selected.start, selected.column, selected.value, rows.reward[chosen], label)
+    if rows.pair is not None:
+        own = own._replace(pair=(np.cumsum(keep) - 1)[rows.pair[chosen]].astype(np.int32))
     low, high = (None if x is None else x[entries] for x in (ambiguity.low, ambiguity.high))
     radius = ambiguity.radius if ambiguity.kind == "s-l1" else ambiguity.radius[keep]
     return Process(own, process.discount, process.sums), ambiguity._replace(radius=radius, low=low, high=high)

@@ -36,6 +36,21 @@ def backup(P: Array, R: Array, gamma: float, v: Array) -> tuple[Array, Array]:
     return values, actions
 
 
+def afterstate_backup(P: Array, R: Array, gamma: float, v: Array, states: Array, rows: Array) -> tuple[Array, Array]:
+    """Return T v, and its actions, of pairs i of a state and an action that share the rows of P (X, S).
+
+    (T v)(s) = max over the pairs of s of R(i) + gamma v^x(rows[i]), with v^x(x) = sum over s' of P(x, s') v(s'), which
+    takes one expectation for each row of P in place of one for each pair.
+    """
+    after = [sum(P[x, t] * v[t] for t in range(len(v))) for x in range(len(P))]
+    values, actions = np.zeros(len(v)), np.full(len(v), -1)
+    for s in range(len(v)):
+        q = [float(R[i] + gamma * after[rows[i]]) for i in range(len(states)) if states[i] == s]
+        if q:
+            values[s], actions[s] = max(q), q.index(max(q))
+    return values, actions
+
+
 def sweep(
     P: Array, R: Array, gamma: float, v: Array, order: Iterable[int], omega: float = 1.0, exact: bool = True
 ) -> Array:

@@ -97,6 +97,12 @@ def processes(dtype: str, exchange: str) -> list[tuple[str, distributed.MDP, mdp
     found = distributed.MDP(sparse.csr_array(mine.P), mine.R, kept, **options, **how)
     whole: dict[str, Any] = {"states": all_rows.states, "actions": all_rows.actions, "terminal": [5]}
     every.append(("rows", found, mdp.MDP(sparse.csr_array(all_rows.P), all_rows.R, gamma, **whole), own))
+    after = {"rows": np.arange(len(mine.R)) % 7}
+    found = distributed.MDP(sparse.csr_array(all_rows.P[:7]), mine.R, GAMMA, **options | after, **how)
+    at = np.concatenate([np.arange(np.isin(all_rows.states, x).sum()) % 7 for x in parts("scattered")])
+    by = np.concatenate([np.flatnonzero(np.isin(all_rows.states, x)) for x in parts("scattered")])
+    whole |= {"rows": at[np.argsort(by)]}
+    every.append(("afterstates", found, mdp.MDP(all_rows.P[:7], all_rows.R, GAMMA, **whole), own))
     return every
 
 

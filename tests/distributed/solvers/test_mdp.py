@@ -17,7 +17,7 @@ from tests.distributed.solvers import mdp_jobs
     [(1, "float32", "auto"), (2, "float64", "gather"), (3, "float32", "halo"), (4, "float64", "auto")],
 )
 def test_equal_one_process(size: int, dtype: str, exchange: str) -> None:
-    assert results(mdp_jobs.equal_one_process, size, dtype, exchange) == [4] * size
+    assert results(mdp_jobs.equal_one_process, size, dtype, exchange) == [5] * size
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(1, "float64"), (2, "float32"), (3, "float64")])

@@ -105,7 +105,7 @@ def test_ops() -> None:
     (crow, col, values), rewards, states = parts()
     row = torch.from_numpy(np.concatenate([[0], np.cumsum(np.bincount(states))]))
     gamma = torch.tensor(0.9, dtype=torch.float64)
-    call = ops.Policy(row, crow, col, values, rewards, gamma, 1e-9, 100)
+    call = ops.Policy(row, crow, col, values, rewards, None, gamma, 1e-9, 100)
     quick = ("test_schema", "test_faketensor")  # it has no gradient
     torch.library.opcheck(torch.ops.fastiter._mdp_policy.default, tuple(call), test_utils=quick)
     chain = torch.tensor([0, 1, 2]), torch.tensor([1, 0]), torch.tensor([0.5, 0.25]), torch.tensor([1.0, 2.0])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..._call.iterate import Limits, Progress, Record, Step, iterate
 from ..._check import check_flag, count
 from ..._solution import Solution, judged, plural
-from .._layouts import Rows, Sparse, permuted_rows, stacked_rows
+from .._layouts import Rows, permuted_rows, stacked_rows
 from .._mdp import MDP
 
 Array = npt.NDArray[Any]
@@ -176,6 +176,8 @@ def _checked(function: str, models: Any, start: Any) -> int:
     discount = first._discount(function)
     if first._process.modulus(discount)[1] >= 1:
         raise ValueError(f"{function}: gamma must be below 1, got {discount:g}")
+    if any(model._process.rows.pair is not None for model in models):
+        raise ValueError(f"{function}: models must have one row of P for each state and action, got shared ones")
     if any(model._is_semi for model in models):
         raise ValueError(f"{function}: gamma must be one number for all rows, got an array")
     for k, model in enumerate(models):
@@ -190,16 +192,11 @@ def _checked(function: str, models: Any, start: Any) -> int:
     return int(first.rows)
 
 
-def _sparse(model: MDP) -> Sparse:
-    rows = model._process.rows
-    return Sparse(rows.entry, rows.next, rows.weight, rows.states)
-
-
 def _composed(models: Sequence[MDP], choice: Array) -> MDP:
     """Return the process whose row j comes from model choice[j]."""
     first = models[0]
     place = choice * first.rows + np.arange(first.rows)
-    rows_in_order = permuted_rows(stacked_rows([_sparse(m) for m in models]), place)
+    rows_in_order = permuted_rows(stacked_rows([m._process.rows.matrix for m in models]), place)
     reward = np.concatenate([m.rewards for m in models])[place]
     rows = first._process.rows._replace(
         entry=rows_in_order.start, next=rows_in_order.column, weight=rows_in_order.value, reward=reward
@@ -232,7 +229,7 @@ def _adversary(models: Sequence[MDP], used: Array, has: Array, atol: float) -> t
     """Return the least values by dynamic programming over the adversary's choices, and these choices."""
     first, M = models[0], len(models)
     place = (used[:, None] + first.rows * np.arange(M)).reshape(-1)
-    rows_in_order = permuted_rows(stacked_rows([_sparse(m) for m in models]), place)
+    rows_in_order = permuted_rows(stacked_rows([m._process.rows.matrix for m in models]), place)
     reward = -np.concatenate([m.rewards for m in models])[place]
     row = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(has, M, 0))])
     rows = Rows(row, rows_in_order.start, rows_in_order.column, rows_in_order.value, reward)

@@ -92,7 +92,10 @@ def opening_of(process: Process) -> Opening:
 def _opening(process: Process) -> Opening:
     n, rows = process.states, len(process.rows.reward)
     sweep = len(process.rows.next) + rows
-    step = sweep + OPTIONS["policy_sweeps"][0] * (sweep * n // max(rows, 1) + n)
+    chosen = sweep * n // max(rows, 1)  # the operations for a policy's rows
+    if process.rows.pair is not None:
+        chosen = len(process.rows.next) * min(n, process.rows.count) // process.rows.count
+    step = sweep + OPTIONS["policy_sweeps"][0] * (chosen + n)
     is_banded = _core.mdp.is_banded(process.bits, n, process.arrays, _BAND)
     first = max(_FIRST, 2 * _CALL // step)
     first = 1 if first <= 2 * _FIRST and is_banded else first
@@ -283,7 +286,7 @@ class _Race:
         process.model.backup(self.start, w, action, 1, process.discount or 0.0, None)
         place = np.empty(process.states, np.int64)
         place[process.order_from(process.absorbing)[0]] = np.arange(process.states)
-        first = rows.row[some] + action[some]
+        first = rows.at(rows.row[some] + action[some])
         counts = rows.entry[first + 1] - rows.entry[first]
         entries = np.repeat(rows.entry[first] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         steps = np.repeat(place[some], counts) - place[rows.next[entries]]

@@ -141,7 +141,7 @@ def _window(process: Process, order: Any) -> int:
     place[order] = np.arange(n)
     some = np.arange(0, n, max(n // _SAMPLE, 1))
     some = some[np.diff(rows.row)[some] > 0]
-    first = rows.row[some]  # the first action of each
+    first = rows.at(rows.row[some])  # the row of the first action of each
     counts = rows.entry[first + 1] - rows.entry[first]
     entries = np.repeat(rows.entry[first] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
     distance = np.abs(place[rows.next[entries]] - np.repeat(place[some], counts))

@@ -14,7 +14,7 @@ from ..._call.iterate import Limits
 from ..._check import check_choice, check_flag, count, integers, positive, type_name
 from ..._torch.distributed.collectives import Ranks
 from .._inputs import read as read_rows
-from .._layouts import Rows, Sparse, keep_rows
+from .._layouts import Rows
 from .._mdp import SENSES
 from .._process import Process, prepared
 from .._solvers.methods import ModifiedPolicyIteration, ValueIteration
@@ -109,14 +109,12 @@ def chain_rows(rows: Rows, place: Array) -> Rows:
     has_rows = place >= 0
     keep = np.zeros(len(rows.reward), np.bool_)
     keep[rows.row[:-1][has_rows] + place[has_rows]] = True
-    selected = keep_rows(Sparse(rows.entry, rows.next, rows.weight, 0), keep)
-    row = np.concatenate([np.zeros(1, np.int64), np.cumsum(has_rows, dtype=np.int64)])
-    label = place[has_rows].astype(np.int64) if rows.label is None else rows.label[keep]
-    return Rows(row, selected.start, selected.column, selected.value, rows.reward[keep], label)
+    chosen = rows.kept(keep)
+    return chosen if rows.label is not None else chosen._replace(label=place[has_rows].astype(np.int64))
 
 
 def read(ranks: Ranks, arguments: tuple[Any, ...], choices: Mapping[str, Any]) -> tuple[Arguments, tuple[int, ...]]:
-    """Return the checked arguments (P, R, gamma, states, actions, owned), and the number of states of each rank."""
+    """Return the checked arguments (P, R, gamma, (states, actions, rows), owned), and all ranks' numbers of states."""
     local: Arguments | None = None
     failure: Exception | None = None
     try:
@@ -137,9 +135,9 @@ def read(ranks: Ranks, arguments: tuple[Any, ...], choices: Mapping[str, Any]) -
     return local, counts
 
 
-def _read(impossible: float, P: Any, R: Any, gamma: Any, states: Any, actions: Any, owned: Any) -> Arguments:
-    gamma = _discount(gamma)
-    rows = read_rows("MDP", P, R, states, actions, is_part=True, impossible=impossible)
+def _read(impossible: float, P: Any, R: Any, gamma: Any, pairs: tuple[Any, Any, Any], owned: Any) -> Arguments:
+    gamma, states = _discount(gamma), pairs[0]
+    rows = read_rows("MDP", P, R, *pairs, is_part=True, impossible=impossible)
     S = int((P[0] if isinstance(P, (list, tuple)) else P).shape[-1])
     number, own = None if states is not None else rows.states, None
     if owned is not None and np.ndim(owned) == 0:

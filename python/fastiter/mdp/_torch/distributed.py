@@ -45,6 +45,8 @@ class MDP:
     states, actions : (rows,) integers
         The state, from 0 to S - 1, of each row of a matrix P, and the number of its action: by default its position
         within the state.
+    rows : (pairs,) integers, optional
+        The row of this rank's P that each of its pairs of a state and an action has, as in :class:`fastiter.mdp.MDP`.
     owned : int, (n,) integers, or None
         The number n of this rank's states: the first rank has the first states, and so on. Or the numbers of its
         states, in increasing order. None: n is that of P, where P has it.
@@ -86,6 +88,7 @@ class MDP:
         *,
         states: Any = None,
         actions: Any = None,
+        rows: Any = None,
         owned: Any = None,
         terminal: Any = None,
         sense: Literal["max", "min"] = "max",
@@ -95,7 +98,7 @@ class MDP:
     ) -> None:
         self._ranks = Ranks("MDP", group)
         choices = {"sense": sense, "renormalize": renormalize, "exchange": exchange}
-        arguments, counts = read(self._ranks, (P, R, gamma, states, actions, owned), choices)
+        arguments, counts = read(self._ranks, (P, R, gamma, (states, actions, rows), owned), choices)
         self._negated = sense == "min"
         self._shard, self._owned = shard_of(self._ranks, arguments, counts, (terminal, renormalize, sense, exchange))
 

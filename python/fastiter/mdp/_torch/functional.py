@@ -51,6 +51,7 @@ def values(
     gamma: Tensor | float,
     *,
     states: Any = None,
+    rows: Any = None,
     atol: float = 1e-9,
     max_steps: int = 100_000,
 ) -> MDPValues:
@@ -70,7 +71,9 @@ def values(
     gamma : float or tensor of one number
         The discount, at least 0 and below 1.
     states : (rows,) integers
-        The state of each row of a CSR matrix, in increasing order.
+        The state of each row of a CSR matrix, in increasing order. With ``rows`` of each pair of a state and an action.
+    rows : (pairs,) integers
+        The row of the CSR matrix of each pair, for pairs that share rows: R is then (pairs,), and so is Q. CPU only.
     atol : float
         The policy is optimal within this width of the bounds, or within the rounding error if that is larger. The
         values are those of the policy, to rounding.
@@ -107,16 +110,16 @@ def values(
     function = "values"
     refuse_transforms(function)
     atol, max_steps = positive(function, "atol", atol, zero=False), count(function, "max_steps", max_steps, 1)
-    rows = read(function, P, R, states)  # first, as it checks P
-    discount = discount_of(function, rows.values, gamma)
-    best = mdp_policy(Policy(*rows.detached(), discount.detach(), atol, max_steps))
+    given = read(function, P, R, states, rows)  # first, as it checks P
+    discount = discount_of(function, given.values, gamma)
+    best = mdp_policy(Policy(*given.detached(), discount.detach(), atol, max_steps))
     one = _sparse if isinstance(P, tuple) else _dense
-    if rows.models is None:
-        return MDPValues(*one(rows, discount, best))
-    parts = [one(rows.model(m), discount, best[m]) for m in range(rows.models)]
+    if given.models is None:
+        return MDPValues(*one(given, discount, best))
+    parts = [one(given.model(m), discount, best[m]) for m in range(given.models)]
     if not parts:
         return MDPValues(
-            rows.rewards.new_zeros(best.shape), R.new_zeros((0, *R.shape[-2 + isinstance(P, tuple) :])), best
+            given.rewards.new_zeros(best.shape), R.new_zeros((0, *R.shape[-2 + isinstance(P, tuple) :])), best
         )
     return MDPValues(*(torch.stack(x) for x in zip(*parts, strict=True)))
 
@@ -130,15 +133,16 @@ def _dense(rows: Rows, discount: Tensor, best: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _sparse(rows: Rows, discount: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    _, crow, col, values, rewards = rows
-    lengths = crow.diff()[best]
+    _, crow, col, values, rewards, _ = rows
+    chosen = rows.at(best)
+    lengths = crow.diff()[chosen]
     first = torch.cat([crow.new_zeros(1), lengths.cumsum(0)])
     places = torch.arange(int(first[-1]), device=crow.device)
-    entries = torch.repeat_interleave(crow[:-1][best] - first[:-1], lengths) + places
+    entries = torch.repeat_interleave(crow[:-1][chosen] - first[:-1], lengths) + places
     value = _ChainValues.apply(first, col[entries], discount * values[entries], rewards[best], False)
-    row = torch.repeat_interleave(torch.arange(len(rewards), device=crow.device), crow.diff())
-    expected = torch.zeros_like(rewards).index_add(0, row, values * value[col])
-    return value, rewards + discount * expected, best
+    row = torch.repeat_interleave(torch.arange(len(crow) - 1, device=crow.device), crow.diff())
+    expected = rewards.new_zeros(len(crow) - 1).index_add(0, row, values * value[col])
+    return value, rewards + discount * (expected if rows.pair is None else expected[rows.pair]), best
 
 
 class _ChainValues(torch.autograd.Function):

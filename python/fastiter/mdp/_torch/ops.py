@@ -20,7 +20,7 @@ from ..._call.iterate import Limits
 from ..._solution import judged
 from ..._torch.op import Op
 from ..._torch.ops import contiguous
-from .._layouts import Rows, Sparse, keep_rows
+from .._layouts import Rows
 from .._mdp import MDP
 from .._solvers.krylov import Chain, solved
 from .._solvers.options import Choice
@@ -34,6 +34,7 @@ class Policy(NamedTuple):
     col: Tensor
     values: Tensor
     rewards: Tensor
+    pair: Tensor | None
     gamma: Tensor
     atol: float
     max_steps: int
@@ -53,22 +54,21 @@ def _array(x: Tensor) -> Any:
     return contiguous(x.detach()).numpy()
 
 
-def possible_rows(row: Any, crow: Any, col: Any, values: Any, rewards: Any) -> Rows:
+def possible_rows(row: Any, crow: Any, col: Any, values: Any, rewards: Any, pair: Any = None) -> Rows:
     """Return the rows whose reward is not -inf; their labels are their positions among all rows of their state."""
-    possible = rewards != -np.inf
-    selected = keep_rows(Sparse(crow, col.astype(np.int32), values, len(row) - 1), possible)
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(possible)])
     place = np.arange(len(rewards)) - np.repeat(row[:-1], np.diff(row))
-    return Rows(before[row], selected.start, selected.column, selected.value, rewards[possible], place[possible])
+    pair = None if pair is None else pair.astype(np.int32)
+    return Rows(row, crow, col.astype(np.int32), values, rewards, place, pair=pair).kept(rewards != -np.inf)
 
 
 def _policy(call: Policy) -> Tensor:
     row, crow, col = (_array(x) for x in call[:3])
+    pair = None if call.pair is None else _array(call.pair)
     gamma, models = float(call.gamma), _models(call)
     best = torch.empty((1 if models is None else models, len(row) - 1), dtype=torch.int64, device="cpu")
     for m in range(len(best)):
         values, rewards = (_array(x[m] if x.dim() == 2 else x) for x in (call.values, call.rewards))
-        problem = MDP._of(possible_rows(row, crow, col, values, rewards), gamma, function="values")
+        problem = MDP._of(possible_rows(row, crow, col, values, rewards, pair), gamma, function="values")
         reachable = 2 * problem._process.accuracy(gamma).reachable()
         limits = Limits(atol=max(call.atol, reachable), max_steps=call.max_steps)
         solution = problem._solved("values", Choice(), problem._start("values", None), limits)

@@ -16,7 +16,8 @@ DTYPES = (torch.float32, torch.float64)
 class Rows(NamedTuple):
     """The rows of state s are row[s] .. row[s + 1]; their entries crow[j] .. crow[j + 1] of col and values.
 
-    values (entries) or (B, entries), rewards (rows) or (B, rows), for B models with one sparsity pattern.
+    values (entries) or (B, entries), rewards (rows) or (B, rows), for B models with one sparsity pattern. With ``pair``
+    the rows are pairs of a state and an action, and pair i has the entries of row pair[i].
     """
 
     row: Tensor
@@ -24,6 +25,7 @@ class Rows(NamedTuple):
     col: Tensor
     values: Tensor
     rewards: Tensor
+    pair: Tensor | None = None
 
     @property
     def models(self) -> int | None:
@@ -34,19 +36,24 @@ class Rows(NamedTuple):
         return self._replace(values=_of(self.values, m), rewards=_of(self.rewards, m))
 
     def detached(self) -> Rows:
-        return Rows(*(x.detach() for x in self))
+        return Rows(*(None if x is None else x.detach() for x in self))  # type: ignore[arg-type]
+
+    def at(self, pairs: Tensor) -> Tensor:
+        """Return the rows of entries of some pairs."""
+        return pairs if self.pair is None else self.pair[pairs]
 
 
 def _of(x: Tensor, m: int) -> Tensor:
     return x[m] if x.dim() == 2 else x
 
 
-def read(function: str, P: Any, R: Tensor, states: Any) -> Rows:
+def read(function: str, P: Any, R: Tensor, states: Any, shared: Any = None) -> Rows:
     """Return P, dense or (crow, col, values), and R as rows on their device; raise for other shapes and types."""
     if isinstance(P, tuple):
-        return _sparse(function, P, R, states)
-    if states is not None:
-        raise TypeError(f"{function}: states must be None for dense P, got {type(states).__name__}")
+        return _sparse(function, P, R, states, shared)
+    for name, x in (("states", states), ("rows", shared)):
+        if x is not None:
+            raise TypeError(f"{function}: {name} must be None for dense P, got {type(x).__name__}")
     check_tensors(function, ("P", "R"), (P, R), DTYPES, CPU_AND_CUDA)
     if P.dim() not in (3, 4) or P.shape[-3] != P.shape[-1] or P.shape[-1] == 0:
         raise ValueError(f"{function}: P must have shape (S, A, S) or (B, S, A, S), got {tuple(P.shape)}")
@@ -60,7 +67,7 @@ def read(function: str, P: Any, R: Tensor, states: Any) -> Rows:
     return Rows(starts, crow, whole.repeat(S * A), P.flatten(-3), R.flatten(-2))
 
 
-def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any) -> Rows:
+def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any, shared: Any) -> Rows:
     if len(P) != 3:
         raise TypeError(f"{function}: P must be a tensor or (crow, col, values), got {len(P)} parts")
     values = P[2]
@@ -71,6 +78,8 @@ def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any) -> Rows:
         raise TypeError(f"{function}: states must be the state of each row of P, got None")
     owner = checked_integers(function, "states", states, device)
     rows = crow.shape[0] - 1
+    pair = None if shared is None else _shared(function, shared, rows, owner)
+    rows = rows if pair is None else len(pair)
     if R.shape[-1:] != (rows,) or R.dim() > 2 or owner.shape != (rows,):
         got = f"{tuple(R.shape)} and {tuple(owner.shape)}"
         raise ValueError(f"{function}: R and states must have shape (rows,) = ({rows},) to go with P, got {got}")
@@ -85,7 +94,24 @@ def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any) -> Rows:
     if len(col) and not 0 <= int(col.min()) <= int(col.max()) < S:
         raise ValueError(f"{function}: col must be from 0 to {S - 1}, got others")
     starts = torch.cat([owner.new_zeros(1), torch.bincount(owner, minlength=S).cumsum(0)])
-    return Rows(starts.to(device), crow.to(device), col.to(device), values, R)
+    return Rows(starts.to(device), crow.to(device), col.to(device), values, R, pair)
+
+
+def _shared(function: str, shared: Any, rows: int, owner: Tensor) -> Tensor:
+    """Return the row of each pair."""
+    if owner.device.type != "cpu":
+        raise ValueError(f"{function}: rows must be None on a GPU, got the rows of {len(owner)} pairs")
+    pair = checked_integers(function, "rows", shared, owner.device)
+    if pair.shape != owner.shape:
+        raise ValueError(
+            f"{function}: rows must have the shape of states, {tuple(owner.shape)}, got {tuple(pair.shape)}"
+        )
+    outside = (pair < 0) | (pair >= rows)
+    if outside.any():
+        i = int(outside.int().argmax())
+        where = f"state {int(owner[i])} (pair {i})"
+        raise ValueError(f"{function}: rows must be rows of P, from 0 to {rows - 1}, got {int(pair[i])} in {where}")
+    return pair
 
 
 def discount_of(function: str, like: Tensor, gamma: Tensor | float) -> Tensor:

@@ -31,6 +31,7 @@ def solve(
     gamma: Tensor | float,
     *,
     states: Any = None,
+    rows: Any = None,
     value0: Tensor | None = None,
     atol: float = 1e-6,
     max_steps: int = 100_000,
@@ -53,7 +54,9 @@ def solve(
     gamma : float or tensor of one number
         The discount, at least 0 and below 1.
     states : (rows,) integers
-        The state of each row of a CSR matrix, in increasing order.
+        The state of each row of a CSR matrix, in increasing order. With ``rows`` of each pair of a state and an action.
+    rows : (pairs,) integers
+        The row of the CSR matrix of each pair, for pairs that share rows: R is then (pairs,). CPU only.
     value0 : (S,), or (B, S)
         The initial values, in the dtype of P; by default a lower bound on V*.
     atol : float
@@ -96,14 +99,14 @@ def solve(
     function = "solve"
     refuse_transforms(function, "because the number of iterations depends on the values")
     limits = Limits(None, atol, max_steps, callback, throw).checked(function, smallest_max=1, zero=False)
-    return graph_break(_solved, P, R, gamma, states, limits, value0)
+    return graph_break(_solved, P, R, gamma, (states, rows), limits, value0)
 
 
-def _solved(P: Any, R: Any, gamma: Any, states: Any, limits: Limits, value0: Any) -> MDPSolution:
+def _solved(P: Any, R: Any, gamma: Any, pairs: tuple[Any, Any], limits: Limits, value0: Any) -> MDPSolution:
     """Check the tensors and solve."""
     function = "solve"
     values = P[2] if isinstance(P, tuple) and len(P) == 3 else P
-    rows = read(function, P, R, states).detached()
+    rows = read(function, P, R, *pairs).detached()
     discount = discount_of(function, rows.values, gamma).detach()
     first = None if value0 is None else _first(function, values, value0, len(rows.row) - 1, rows.models)
     call = Policy(*rows, discount, limits.atol, limits.max_steps)
@@ -142,11 +145,11 @@ def _on_tensors(progress: Progress) -> Progress:
 def _on_the_cpu(function: str, rows: Rows, call: Policy, first: Tensor | None, limits: Limits) -> MDPSolution:
     solutions, limits = [], limits.with_callback(_on_tensors)
     for m in range(1 if rows.models is None else rows.models):
-        arrays = [x.resolve_neg().numpy() for x in rows.model(m)]
+        arrays = [None if x is None else x.resolve_neg().numpy() for x in rows.model(m)]
         problem = MDP._of(possible_rows(*arrays), float(call.gamma), function=function)
         start = problem._start(function, None if first is None else first[m].numpy())
         solutions.append(problem._solved(function, Choice(), start, limits))
-    dtype = arrays[3].dtype if solutions else np.dtype(str(rows.values.dtype).removeprefix("torch."))
+    dtype = solutions[0].value.dtype if solutions else np.dtype(str(rows.values.dtype).removeprefix("torch."))
     all_of_them = together(solutions, len(rows.row) - 1, dtype, limits)
     solution = judged(function, alone(all_of_them) if rows.models is None else all_of_them, limits.throw)
     names = ("value", "policy", "lower", "upper")
