@@ -14,8 +14,8 @@ from ._layouts import Rows, Sparse, by_action, cube, pairs, plain, starts, wrong
 Array = npt.NDArray[Any]
 
 _LAYOUTS = (
-    "an array (S, A, S), a list of A matrices (S, S), a matrix (rows, S) with states=, lists P[s][a] of (next, p), or "
-    "a dict P[s][a] of lists of (p, next, reward, done)"
+    "an array (S, A, S) or (A, S, S), a list of A matrices (S, S), a matrix (rows, S) with states=, lists P[s][a] of "
+    "(next, p), or a dict P[s][a] of lists of (p, next, reward, done)"
 )
 #: An action's outcomes in Gymnasium's tables, env.unwrapped.P
 _OUTCOMES = "a list of (p, next, reward, done)"

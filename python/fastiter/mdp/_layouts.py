@@ -46,6 +46,13 @@ class Rows(NamedTuple):
         own = self.row, self.entry, self.next, self.weight, self.reward
         return own if self.pair is None else (*own, self.pair, self.count)
 
+    @property
+    def is_over(self) -> Array:
+        """Whether nothing follows in each state: it has rows, and all of them earn nothing and have no entries."""
+        goes_on = (np.diff(self.entry) > 0) | (self.reward != 0)
+        owner = np.repeat(np.arange(self.states), np.diff(self.row))
+        return (np.bincount(owner, weights=goes_on, minlength=self.states) == 0) & (np.diff(self.row) > 0)
+
     def at(self, pairs: Array) -> Array:
         """Return the rows of P of some pairs."""
         return pairs if self.pair is None else self.pair[pairs]
@@ -229,8 +236,9 @@ def keep_rows(rows: Sparse, keep: Array) -> Sparse:
 def cube(function: str, P: Array, R: Any, is_part: bool, impossible: float) -> Rows:
     S, A, columns = P.shape
     if columns != S and not is_part:
-        hint = "; a list of A matrices (S, S) is list(P)" if P.shape[1] == P.shape[2] else ""
-        raise ValueError(f"{function}: P must have shape (S, A, S), got {P.shape}{hint}")
+        if columns == A:  # one matrix (S, S) after the other
+            return by_action(function, list(P), R, is_part, impossible)
+        raise ValueError(f"{function}: P must have shape (S, A, S) or (A, S, S), got {P.shape}")
     flat = _dense_rows(P.reshape(S * A, columns))
     R = _as_array(function, R)
     if isinstance(R, np.ndarray) and R.shape == P.shape:

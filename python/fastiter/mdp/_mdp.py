@@ -36,7 +36,8 @@ class MDP:
     P : array, sparse matrix or tensor, or lists of these
         The transition probabilities, float32 or float64, in one of these layouts:
 
-        - an array (S, A, S), P[s, a, s'];
+        - an array (S, A, S), P[s, a, s'], as QuantEcon's Q;
+        - an array (A, S, S), P[a, s, s'], as pymdptoolbox's P; ``list(P)`` if A = S, where P[s, a, s'] is meant;
         - a list of A matrices (S, S), P[a][s, s']: arrays, sparse matrices or sparse CSR tensors;
         - a matrix (rows, S) with ``states``, one row for each state and action: an array, a sparse matrix or tensor. A
           CSR matrix with 32-bit columns whose rows are in the order of the states is used without a copy, as are its
@@ -44,7 +45,8 @@ class MDP:
         - lists P[s][a], each (next states, probabilities) or the probabilities of all S states; the numbers of actions
           may differ;
         - a dict P[s][a] of lists of (p, next state, reward, done), as ``env.unwrapped.P`` of Gymnasium's table
-          environments. After a transition with ``done`` the value is 0, also if others lead to the same state.
+          environments. After a transition with ``done`` the value is 0, also if others lead to the same state. States
+          in which every action is done at once and earns nothing are terminal.
     R : array, sparse matrix or tensor, or lists of these
         The rewards: (S,); (S, A), where -inf removes an action (+inf one of costs), or (rows,); lists R[s][a] for lists
         P[s][a]; or R(s, a, s') in the layout of P. None for a dict.

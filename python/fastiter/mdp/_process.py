@@ -253,6 +253,7 @@ def prepared(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: 
     _check_actions(function, rows, is_terminal)
     has_ends = rows.ends is not None
     rows = _without_ends(rows)
+    is_terminal |= rows.is_over if has_ends else False
     if own is not None:
         rows = rows._replace(weight=rows.weight * np.repeat(own, np.diff(rows.entry)).astype(rows.weight.dtype))
     if discount == 1 and (own is None or own.max(initial=0) == 1):

@@ -160,9 +160,9 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: MDP(ONES, ONES, 0.9), TypeError, "P"),
     (lambda: MDP(csr(EYE), ONES, 0.9), TypeError, "P"),
     (
-        lambda: MDP(np.ones((2, 3, 3)), ONES, 0.9),
+        lambda: MDP(np.ones((2, 3, 4)), ONES, 0.9),
         ValueError,
-        "P must have shape (S, A, S), got (2, 3, 3); a list of A matrices",
+        "P must have shape (S, A, S) or (A, S, S), got (2, 3, 4)",
     ),
     (lambda: MDP([EYE, np.eye(2)], ONES, 0.9), ValueError, "P[1]"),
     (lambda: MDP([EYE.astype("c16")], ONES, 0.9), TypeError, "P[0]"),
