@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..._check import count
+from ..._check import check_flag, count
 from .._checkpoint import Checkpoint, Stored
 from .._layouts import Codes
 from .._pack import PackedMatrix
@@ -36,6 +36,7 @@ def load(
     head: FormatLike = None,
     group: int | None = None,
     threads: int | None = None,
+    trial: bool = True,
 ) -> Decoder:
     """Read a model from files into a :class:`Decoder`, with the memory of its packed weights and one matrix.
 
@@ -53,6 +54,8 @@ def load(
         Inputs that share a scale.
     threads : int, optional
         Threads of a step.
+    trial : bool
+        Compare three steps with those of the model.
 
     Returns
     -------
@@ -81,6 +84,7 @@ def load(
     >>> decoder.step(torch.tensor([3])).shape
     torch.Size([1, 50])
     """
+    check_flag("load", "trial", trial)
     decoder = object.__new__(Decoder)
     decoder._threads = 0 if threads is None else count("load", "threads", threads, 1, 256)
     model = _skeleton(path)
@@ -91,7 +95,8 @@ def load(
     parameters = {name: files.like(name, x) for name, x in model.named_parameters()}
     chosen = choose(plan, parameters, weights, head, group)
     files.check(model)
-    decoder._build(model, plan, {matrix: files.pack(matrix, choice) for matrix, choice in chosen.items()})
+    matrices = {matrix: files.pack(matrix, choice) for matrix, choice in chosen.items()}
+    decoder._build(model, plan, matrices, trial)
     return decoder
 
 
