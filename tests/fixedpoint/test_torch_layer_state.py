@@ -126,3 +126,57 @@ def test_warnings_are_at_the_line_that_called() -> None:
         layer(x).sum().backward()
     assert ["backward" in str(each.message) for each in caught] == [False, False, True]
     assert {each.filename for each in caught} == {__file__}
+
+
+WRONG_OPTIONS = {
+    "name": ({"methd": "picard"}, TypeError, "takes no option 'methd', only m, damping"),
+    "method": ({"method": "nope"}, ValueError, "method must be "),
+    "rtol": ({"rtol": -1.0}, ValueError, "rtol must be finite and at least 0, got -1"),
+    "max_steps": ({"max_steps": 0.5}, TypeError, "max_steps must be an int"),
+    "norm": ({"norm": "l3"}, ValueError, "norm must be "),
+    "patience": ({"patience": 0}, ValueError, "patience must be at least 1, got 0"),
+    "option of the method": ({"m": -1}, ValueError, "m must be "),
+    "grad": ({"grad": "none"}, ValueError, "grad must be "),
+    "unrolled": ({"grad": "unrolled"}, ValueError, "method must be 'picard' with grad='unrolled'"),
+    "grad_steps": ({"grad": "phantom", "grad_steps": 0}, ValueError, "grad_steps must be at least 1, got 0"),
+    "adjoint": ({"adjoint": 3}, TypeError, "adjoint must be a mapping"),
+    "adjoint's": ({"adjoint": {"methd": 3}}, TypeError, "takes no option 'methd'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_OPTIONS)
+def test_layers_refuse_options_when_they_are_made(case: str) -> None:
+    options, error, text = WRONG_OPTIONS[case]
+    layers = {
+        "DEQ": lambda: nn.DEQ(torch.nn.Linear(4, 4), **options),
+        "MonotoneDEQ": lambda: nn.MonotoneDEQ(3, 5, **options),
+        "MonotoneDBM": lambda: experimental.MonotoneDBM([(3, 2), (1, 2)], **options),
+    }
+    for name, make in layers.items():
+        with pytest.raises(error) as found:
+            make()
+        assert str(found.value).startswith(name) and text in str(found.value)
+
+
+def test_right_options_are_those_of_the_function() -> None:
+    options = {"rtol": 1e-6, "atol": 1e-9, "max_steps": 50, "norm": "inf", "patience": 7, "throw": False, "m": 3}
+    options |= {"callback": lambda progress: None, "grad": "neumann", "grad_steps": 3, "adjoint": {"method": "picard"}}
+    layer, x = nn.DEQ(lambda z, x: 0.5 * torch.cos(z) + x, **options), torch.ones(2, 3)
+    assert torch.equal(layer(x), fixed_point(layer.f, torch.zeros(2, 3), x, **options).value)
+    nn.DEQ(torch.nn.Linear(4, 4), method="picard", damping=0.5, grad="unrolled", batched=False)
+
+
+@pytest.mark.parametrize("hidden", [1, 5])
+def test_a_state_of_another_width_needs_a_start(hidden: int) -> None:
+    cell = torch.nn.RNNCell(3, hidden)
+    layer, x = nn.DEQ(lambda z, x: 0.1 * cell(x, z)), torch.ones(2, 3)
+    text = r"^DEQ: z0 must be given if the state of f has not the shape of the first input, \(2, 3\), got None; .+"
+    with pytest.raises(ValueError, match=text):
+        layer(x)
+    assert layer(x, z0=torch.zeros(2, hidden)).shape == (2, hidden)
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        nn.DEQ(lambda z, x: _fail())(x)
+
+
+def _fail() -> None:
+    raise RuntimeError("something else")

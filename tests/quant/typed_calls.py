@@ -27,7 +27,7 @@ def arrays(x: Array) -> list[Array]:
     total: int = counts.total
     product: Array = quant.quant_matmul(x, x.T, "fp8", np.float16, np.float32)
     error: float = quant.measure_error(x, "mxfp4", rng=total).sqnr
-    bits: int | None = quant.formats()[0].bits
+    bits: float | None = quant.formats()[0].bits
     print(error, bits, blocks.scales.shape)
     values = [quant.decode(each, fmt) for each, fmt in ((codes, "int8"), (fitted, "int8"), (blocks, "nvfp4"))]
     return [fixed, rounded, counted, product, *values]

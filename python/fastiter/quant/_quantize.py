@@ -90,7 +90,8 @@ def quantize(
         1 by default. One number, or an array with as many axes as x, whose lengths divide those of x: for ``x.shape``
         (N, C, H, W) (1, C, 1, 1) gives one scale a channel; (N, D / 32) gives groups of 32 along the last axis.
         "amax": the scale that maps the largest magnitude of x to the format's largest number. Formats with blocks take
-        no scale, except that NVFP4 takes the one number g; "amax" is for integers, floats, posits and NVFP4.
+        no number, except that NVFP4 takes the one number g; with "amax" they keep to the scales of their blocks.
+        Formats with a range of their own (fixed point, powers of two, logarithms, tables) have no "amax".
     scale_axis : int, optional
         With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : integer or array of integers, optional
@@ -254,7 +255,7 @@ def encode(
     codes, scales : BlockCodes
         For formats with blocks, which then run along the last axis.
     codes, scale : Scaled
-        With ``scale="amax"``.
+        With ``scale="amax"``, unless the format keeps to the scales of its blocks.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from .._check import empty
 from ._check import Rng, check_nan, check_seed, name_of
 from ._formats.base import Format
 from ._launch import block_scales_shape, count_from_zero_point, launch, refuse_nans
-from ._scale import UNSCALED, Scale, amax_scale, check_amax, check_scale
+from ._scale import UNSCALED, Scale, amax_scale, check_amax, check_scale, fits_itself, refuse_axis
 
 Array: TypeAlias = npt.NDArray[Any]
 ScaleLike: TypeAlias = "npt.ArrayLike | Literal['amax'] | None"
@@ -143,7 +143,11 @@ def checked(function: str, x: Array, fmt: Format, options: Options, can_keep: bo
         raise ValueError(f"{function}: axis must be one of the {x.ndim} axes of x, got {axis}")
     if isinstance(scale, str) or scale_axis is not None:
         check_amax(function, scale, scale_axis, x.ndim)
-        scale = amax_scale(function, x, fmt, scale_axis)
+        if fits_itself(fmt, x.dtype == np.float64):
+            refuse_axis(function, fmt, scale_axis)
+            scale = None
+        else:
+            scale = amax_scale(function, x, fmt, scale_axis)
     scales = UNSCALED
     if scale is not None or zero_point is not None:
         scales = check_scale(function, x.shape, name_of(x.dtype), fmt, scale, zero_point)

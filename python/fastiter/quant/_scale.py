@@ -162,6 +162,11 @@ def target_of(fmt: Format, in_double: bool) -> Target | None:
     return fmt._target(in_double)
 
 
+def fits_itself(fmt: Format, in_double: bool) -> bool:
+    """Return whether the format fits the scales of its blocks to the numbers, and takes no other scale."""
+    return fmt.block > 0 and target_of(fmt, in_double) is None
+
+
 def not_beyond(scale: Array, largest: Array, target: Target, dtype: type[np.floating[Any]]) -> Array:
     """Return scales with which the largest magnitudes meet the target also once the scales are rounded to a dtype.
 
@@ -187,6 +192,12 @@ def amax_scale(function: str, x: Array, fmt: Format, scale_axis: int | None) -> 
     largest = np.where(np.isfinite(largest) & (largest > 0), largest, 1.0)
     scale = not_beyond(np.maximum(largest / target.largest, target.smallest), largest, target, dtype)
     return scale.astype(dtype).astype(np.float64)
+
+
+def refuse_axis(function: str, fmt: object, scale_axis: object) -> None:
+    """Refuse an axis of scales for a format whose blocks have theirs."""
+    if scale_axis is not None:
+        raise ValueError(f"{function}: scale_axis must be None for {fmt}, whose blocks have scales, got {scale_axis}")
 
 
 def check_amax(function: str, scale: object, scale_axis: object, ndim: int) -> None:

@@ -63,9 +63,13 @@ WRONG: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     *(("axis", ValueError, str(a), {"axis": a}) for a in (2, -3)),
     *(
         ("scale", ValueError, "'amax'", {"scale": "amax", "fmt": f})
-        for f in ("fixed<8,4>", "mxfp4", "nf4", "log2<0,1>")
+        for f in ("fixed<8,4>", "table<-1.0 0.0 1.0>", "log2<0,1>")
     ),
     ("scale", ValueError, "'max'", {"scale": "max"}),
+    *(
+        ("scale_axis", ValueError, "1", {"scale": "amax", "scale_axis": 1, "fmt": f})
+        for f in ("mxfp4", "nf4", "bfp<6>")
+    ),
     ("scale_axis", ValueError, "2", {"scale": "amax", "scale_axis": 2}),
     ("scale_axis", ValueError, "1 without it", {"scale_axis": 1}),
     ("scale_axis", TypeError, "float", {"scale": "amax", "scale_axis": 1.0}),

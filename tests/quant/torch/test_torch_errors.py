@@ -335,12 +335,12 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         "FormatQuantizer: fmt must be a format, its text or a dtype, got NoneType",
     ),
     "module scale": (
-        lambda: nn.FormatQuantizer("mxfp4_e2m1", scale="amax"),
+        lambda: nn.FormatQuantizer("mxfp4_e2m1", scale="first"),
         ValueError,
-        "FormatQuantizer: scale must be None or a number for mxfp4_e2m1, got 'amax'",
+        "FormatQuantizer: scale must be None or a number for mxfp4_e2m1, got 'first'",
     ),
     "module scale_axis": (
-        lambda: nn.FormatQuantizer("int8", scale_axis=1),
+        lambda: nn.FormatQuantizer("e4m3fn", scale_axis=1),
         ValueError,
         "FormatQuantizer: scale_axis must go with scale='amax', got scale=None",
     ),

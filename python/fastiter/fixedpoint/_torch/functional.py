@@ -28,6 +28,8 @@ from .space import solve_tensors
 
 GRADS = ("implicit", "unrolled", "one-step", "phantom", "neumann")
 _NAME = "fixed_point"
+#: Options of approximate gradients
+_STEPS = ("grad_steps", "grad_damping")
 _TRUNCATED = (
     f"{_NAME}: the gradient has no derivative with grad='one-step' or 'phantom', which neglect how the solution "
     "depends on the parameters (grad='implicit' has one)"
@@ -216,21 +218,44 @@ def fixed_point(
     refuse_transforms(_NAME, "because the number of iterations depends on the values")
     if not callable(f):
         raise TypeError(f"{_NAME}: f must be a function of (x, *args, *params), got {type_name(f)}")
-    check_choice(_NAME, "grad", grad, GRADS)
     if not isinstance(args, tuple):
         raise TypeError(f"{_NAME}: args must be a tuple of tensors, got {type_name(args)}")
-    if adjoint is not None and not isinstance(adjoint, Mapping):
-        raise TypeError(f"{_NAME}: adjoint must be a mapping of options or None, got {type_name(adjoint)}")
-    if grad == "unrolled" and method != "picard":
-        raise ValueError(f"{_NAME}: method must be 'picard' with grad='unrolled', got {method!r}")
+    terms, damping = _checked_gradient(_NAME, method, grad, adjoint, grad_steps, grad_damping)
     stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw), norm, patience).checked(_NAME)
     solver = Solver(stopping, method, options)
-    terms, damping = (
-        count(_NAME, "grad_steps", grad_steps, 1),
-        positive(_NAME, "grad_damping", grad_damping, zero=False),
-    )
     shape = {"batched": batched, "args": args, "compact": bool(args) if compact is None else compact, "jvp": jvp}
     return graph_break(_solve, f, x0, params, solver, (grad, adjoint, terms, damping), shape)
+
+
+def _checked_gradient(
+    function: str,
+    method: str = "anderson",
+    grad: str = "implicit",
+    adjoint: Any = None,
+    steps: Any = 5,
+    damping: Any = 1.0,
+) -> tuple[int, float]:
+    """Check the options for the gradient; return its steps and damping."""
+    check_choice(function, "grad", grad, GRADS)
+    if adjoint is not None and not isinstance(adjoint, Mapping):
+        raise TypeError(f"{function}: adjoint must be a mapping of options or None, got {type_name(adjoint)}")
+    if grad == "unrolled" and method != "picard":
+        raise ValueError(f"{function}: method must be 'picard' with grad='unrolled', got {method!r}")
+    return count(function, "grad_steps", steps, 1), positive(function, "grad_damping", damping, zero=False)
+
+
+def check_solver(layer: str, options: Mapping[str, Any]) -> None:
+    """Check the options of :func:`fixed_point` that a layer keeps for its calls."""
+    rest = {name: value for name, value in options.items() if name not in ("batched", "args", "compact", "jvp")}
+    gradient = {name.removeprefix("grad_"): rest.pop(name) for name in ("grad", "adjoint", *_STEPS) if name in rest}
+    limits = Limits(callback=rest.pop("callback", None))
+    stopping = Stopping(limits).changed(rest).checked(layer)
+    method = rest.pop("method", "anderson")
+    check_choice(layer, "method", method, tuple(METHODS))
+    METHODS[method].of(layer, rest)
+    _checked_gradient(layer, method, **gradient)
+    if options.get("adjoint") is not None:
+        Solver(stopping, method, rest).changed(layer, options["adjoint"])
 
 
 def _same(solver: Solver) -> Solver:

@@ -111,6 +111,11 @@ class Format:
         raise NotImplementedError
 
     @property
+    def storage_bits(self) -> float:
+        """Bits that a number takes in memory: those of its code and its share of the scale of a whole block."""
+        return self.bits + (32 if self._has_float_scales else 8) / self.block if self.block else self.bits
+
+    @property
     def _has_signed_codes(self) -> bool:
         """Whether codes are signed integers."""
         return False

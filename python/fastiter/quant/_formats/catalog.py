@@ -31,8 +31,8 @@ class FormatRow(NamedTuple):
     ----------
     name : str
         The text that :func:`parse` reads; with brackets, a parametrised kind of format, whose fields must be given.
-    bits : int or None
-        The bits of a code; None for a kind.
+    bits : int, float or None
+        The bits that a number takes: those of its code and its share of the scale of a block; None for a kind.
     largest, smallest : float or None
         The largest number, and the smallest positive one; None for a kind.
     notes : str
@@ -53,7 +53,7 @@ class FormatRow(NamedTuple):
     """
 
     name: str
-    bits: int | None
+    bits: float | None
     largest: float | None
     smallest: float | None
     notes: str
@@ -132,4 +132,4 @@ def _named(row: Row) -> FormatRow:
     others = sorted(aliases_of(row.name), key=len)
     also = f"also {', '.join(others)}" if others else ""
     _, highest, smallest = fmt._range()
-    return FormatRow(row.name, fmt.bits, highest, smallest, "; ".join(filter(None, (row.notes, also))), fmt)
+    return FormatRow(row.name, fmt.storage_bits, highest, smallest, "; ".join(filter(None, (row.notes, also))), fmt)

@@ -19,7 +19,7 @@ from .. import Fixed, Int, SumOfPowers
 from .._check import FormatLike as ArrayFormatLike
 from .._check import check_format, check_seed
 from .._formats.properties import Target
-from .._scale import check_amax, target_of
+from .._scale import check_amax, refuse_axis, target_of
 from .ops import FLOATS, read
 
 FormatLike: TypeAlias = "ArrayFormatLike | torch.dtype"
@@ -38,7 +38,12 @@ class Facts(NamedTuple):
     has_nan: bool
     fits_float32: bool
     accumulates: bool
-    targets: tuple[Target, Target] | None  # for "amax" in float32 and float64; None: no "amax"
+    targets: tuple[Target, Target] | None  # for "amax" in float32 and float64; None: no scale of the tensor
+
+    @property
+    def fits_itself(self) -> bool:
+        """Whether the format fits the scales of its blocks to the numbers, and takes no other scale."""
+        return self.block > 0 and self.targets is None
 
 
 def constant(function: _Function) -> _Function:
@@ -184,6 +189,9 @@ def checked_scale(
         return None
     if isinstance(scale, str):
         checked_amax(function, scale)
+        if facts(text).fits_itself:
+            refuse_axis(function, text, scale_axis)
+            return None
         return largest_scale(function, x, text, scale_axis)
     factor = number_or_tensor(function, "scale", scale, x, floats=True)
     check_divides(function, "scale", factor, x)

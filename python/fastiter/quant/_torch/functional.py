@@ -118,8 +118,8 @@ def quantize(
         (``torch.float8_e4m3fn``, ``np.float16``); :func:`fastiter.quant.formats` lists all.
     scale : number, Tensor of positive floats, or "amax", optional
         1 by default. One number, or a tensor with as many axes as x, whose sizes divide those of x, for formats without
-        blocks; for NVFP4, the one number g. A tensor may require a gradient, except for formats with blocks. "amax":
-        the scale that maps the largest magnitude of x to the format's, a constant for the gradient.
+        blocks; for NVFP4, the one number g. A tensor may require a gradient, except for formats with blocks. "amax" maps
+        the largest magnitude of x to the format's, by a constant for the gradient; scales of blocks stay as they are.
     scale_axis : int, optional
         With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : int or Tensor of integers, optional
@@ -256,7 +256,7 @@ def encode(
     codes, scales : BlockCodes
         For formats with blocks, which then run along the last axis.
     codes, scale : Scaled
-        With ``scale="amax"``.
+        With ``scale="amax"``, unless the format keeps to the scales of its blocks.
 
     Raises
     ------
@@ -416,5 +416,5 @@ def quantize_gradient(
     if isinstance(scale, str):
         checked_amax("quantize_gradient", scale)
     seed = checked_seed("quantize_gradient", rng, x, facts(text).stochastic)
-    result: Tensor = RoundedGradient.apply(x, text, checked, isinstance(scale, str), axis, seed)
-    return result
+    by_largest = isinstance(scale, str) and not facts(text).fits_itself
+    return RoundedGradient.apply(x, text, checked, by_largest, axis, seed)  # type: ignore[no-any-return]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ...._check import type_name
-from ..functional import detached, fixed_point
+from ..functional import check_solver, detached, fixed_point
 
 
 class DEQ(nn.Module):
@@ -37,7 +39,7 @@ class DEQ(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        For an f that cannot be called; for wrong inputs or options, when the layer is called.
+        For an f that cannot be called, and for wrong options; for wrong inputs when the layer is called.
 
     See Also
     --------
@@ -70,6 +72,7 @@ class DEQ(nn.Module):
         super().__init__()
         if not callable(f):
             raise TypeError(f"DEQ: f must be a module or a function of (z, *inputs), got {type_name(f)}")
+        check_solver("DEQ", solver)
         self.f = f
         self.solver = solver
         self.solution: Any = None
@@ -102,6 +105,21 @@ class DEQ(nn.Module):
             if not inputs:
                 raise TypeError("DEQ: z0 must be given if f has no inputs, got None")
             z0 = pytree.tree_map_only(Tensor, torch.zeros_like, inputs[0])
-        result = fixed_point(self.f, z0, *inputs, **self.solver)
+            result = _from_zeros(partial(fixed_point, self.f, z0, *inputs, **self.solver), z0)
+        else:
+            result = fixed_point(self.f, z0, *inputs, **self.solver)
         self.solution = detached(result)
         return result.value
+
+
+def _from_zeros(solve: Callable[[], Any], z0: Any) -> Any:
+    """Return the solution; where f does not take zeros in the form of the first input, say so."""
+    try:
+        return solve()
+    except (RuntimeError, ValueError) as error:
+        if not re.search("shape|size|dimension|channels", str(error)):
+            raise
+        form = pytree.tree_map_only(Tensor, lambda x: tuple(x.shape), z0)
+        raise ValueError(
+            f"DEQ: z0 must be given if the state of f has not the shape of the first input, {form}, got None; {error}"
+        ) from error

@@ -14,7 +14,7 @@ from ...._call.iterate import Limits
 from ...._check import check_choice
 from ..._problem import Stopping
 from ..._result import FixedPointSolution
-from ..functional import Solver, detached, fixed_point, with_gradient
+from ..functional import Solver, check_solver, detached, fixed_point, with_gradient
 from ..layout import Layout, checked_state
 from ..prox_norms import prox_softmax_entropy
 from ..space import solve_tensors
@@ -119,6 +119,7 @@ class MonotoneDBM(nn.Module):
         self.kernel_size = odd(_NAME, "kernel_size", kernel_size)
         check_choice(_NAME, "splitting", splitting, SPLITTINGS)
         self.splitting, self.alpha = splitting, None if alpha is None else share(_NAME, "alpha", alpha)
+        check_solver(_NAME, solver)
         self.solver = solver
         self.solution: FixedPointSolution | None = None
         self.tiers = checked_tiers(_NAME, tiers, self.kernel_size)

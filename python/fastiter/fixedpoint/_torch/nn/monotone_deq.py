@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...._check import check_choice, count, positive
 from ..._result import FixedPointSolution
-from ..functional import detached, fixed_point
+from ..functional import check_solver, detached, fixed_point
 from .circular import Frequencies, circular_conv
 from .precision import without_autocast
 
@@ -105,6 +105,7 @@ class MonotoneDEQ(nn.Module):
         self.m = share(name, "m", m)
         check_choice(name, "splitting", splitting, SPLITTINGS)
         self.splitting, self.alpha = splitting, positive(name, "alpha", alpha, zero=False)
+        check_solver(name, solver)
         self.solver = solver
         self.solution: FixedPointSolution | None = None
         window = () if self.kernel_size is None else (self.kernel_size,) * 2

@@ -102,7 +102,7 @@ class QuantAdd(QuantLayer):
     --------
     >>> import torch
     >>> from fastiter.torch.nn import QuantAdd, QuantPlan
-    >>> QuantAdd(plan=QuantPlan(input="int8"))(torch.tensor([0.4]), torch.tensor([1.7]))
+    >>> QuantAdd(plan=QuantPlan(input="fixed<8,7,RND,SAT>"))(torch.tensor([0.4]), torch.tensor([1.7]))
     tensor([2.])
     """
 

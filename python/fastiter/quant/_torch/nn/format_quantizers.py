@@ -11,6 +11,7 @@ from torch import Tensor
 from ...._check import type_name
 from ..._check import check_format
 from ..._formats.base import Format
+from ..._scale import refuse_axis
 from ..arguments import FormatLike, Ste, facts, largest_scale
 from ..functional import quantize, quantize_gradient
 from .quantizer import Quantizer, Rng
@@ -24,8 +25,9 @@ class FormatQuantizer(Quantizer):
     fmt : Format, str or dtype
         As for :func:`fastiter.torch.quant.quantize`.
     scale : float, "amax" or "first", optional
-        As for :func:`fastiter.torch.quant.quantize`: 1 by default. "amax" uses the largest magnitude of each input;
-        "first" that of the first input, or of the sample of :meth:`initialize`, with the scale in the buffer ``scale``.
+        As for :func:`fastiter.torch.quant.quantize`, but by default "amax" for integers, and 1 for other formats.
+        "amax" uses the largest magnitude of each input; "first" that of the first input, or of the sample of
+        :meth:`initialize`, with the scale in the buffer ``scale``. With 1, integers are whole numbers.
     scale_axis : int, optional
         With "amax", an axis along which every index has its own scale.
     axis : int
@@ -50,7 +52,7 @@ class FormatQuantizer(Quantizer):
     --------
     >>> import torch
     >>> from fastiter.torch.nn import FormatQuantizer
-    >>> FormatQuantizer("int4", scale="amax")(torch.tensor([0.5, -1.2, 3.5])).tolist()
+    >>> FormatQuantizer("int4")(torch.tensor([0.5, -1.2, 3.5])).tolist()
     [0.5, -1.0, 3.5]
     """
 
@@ -68,11 +70,13 @@ class FormatQuantizer(Quantizer):
     ) -> None:
         form = check_format("FormatQuantizer", fmt)
         super().__init__(form.stochastic, rng)
-        _check_scale("FormatQuantizer", form, scale, ("amax", "first"))
+        scale = _checked_scale("FormatQuantizer", form, scale, ("amax", "first"))
         for name, value in (("axis", axis), ("scale_axis", 0 if scale_axis is None else scale_axis)):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"FormatQuantizer: {name} must be an int, got {type_name(value)}")
         if scale_axis is not None and scale != "amax":
+            if facts(str(form)).fits_itself:
+                refuse_axis("FormatQuantizer", form, scale_axis)
             raise ValueError(f"FormatQuantizer: scale_axis must go with scale='amax', got scale={scale!r}")
         if ste not in ("clip", "pass"):
             raise ValueError(f"FormatQuantizer: ste must be 'clip' or 'pass', got {ste!r}")
@@ -139,7 +143,8 @@ class GradientQuantizer(Quantizer):
     fmt : Format, str or dtype
         As for :func:`fastiter.torch.quant.quantize`.
     scale : float or "amax", optional
-        As for :func:`fastiter.torch.quant.quantize`: 1 by default; "amax" uses the gradient's largest magnitude.
+        As for :func:`fastiter.torch.quant.quantize`, but by default "amax" for integers, and 1 for other formats.
+        "amax" uses the gradient's largest magnitude.
     axis : int
         The axis of the blocks.
     rng : int or torch.Generator, optional
@@ -170,7 +175,7 @@ class GradientQuantizer(Quantizer):
     ) -> None:
         form = check_format("GradientQuantizer", fmt)
         super().__init__(form.stochastic, rng)
-        _check_scale("GradientQuantizer", form, scale, ("amax",))
+        scale = _checked_scale("GradientQuantizer", form, scale, ("amax",))
         if isinstance(axis, bool) or not isinstance(axis, int):
             raise TypeError(f"GradientQuantizer: axis must be an int, got {type_name(axis)}")
         self.fmt, self.scaling, self.axis = form, scale, axis
@@ -202,16 +207,25 @@ class GradientQuantizer(Quantizer):
         return self._text if self.scaling is None else f"{self._text}, scale={self.scaling!r}"
 
 
-def _check_scale(name: str, fmt: Format, scale: object, words: tuple[str, ...]) -> None:
+def scale_by_default(fmt: Format) -> Literal["amax"] | None:
+    """Return the scale in a layer of a format alone: integers without one would round most numbers to zero."""
+    return "amax" if fmt._is_affine else None
+
+
+def _checked_scale(name: str, fmt: Format, scale: Any, words: tuple[str, ...]) -> Any:
+    """Return the scale, "amax" for integers without one, None for formats that fit their blocks' scales."""
     if scale is None:
-        return
+        return scale_by_default(fmt)
     if isinstance(scale, str):
         if scale not in words:
             raise ValueError(f"{name}: scale must be a number or one of {', '.join(map(repr, words))}, got {scale!r}")
+        if scale == "amax" and facts(str(fmt)).fits_itself:
+            return None
         if facts(str(fmt)).targets is None:
             raise ValueError(f"{name}: scale must be None or a number for {fmt}, got {scale!r}")
-        return
+        return scale
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         raise TypeError(f"{name}: scale must be a number, a str or None, got {type_name(scale)}")
     if not 0 < scale < math.inf:
         raise ValueError(f"{name}: scale must be positive and finite, got {scale}")
+    return scale

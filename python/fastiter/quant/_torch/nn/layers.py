@@ -12,6 +12,7 @@ from ...._torch.modules.layer_docs import documented_layer
 from ..arguments import text_of
 from ..matmul import conv2d
 from .format_quantizers import GradientQuantizer
+from .loss import warn_of_loss
 from .plan import QuantPlan, check_plan, new_gradient_quantizer, new_quantizer, plan_linear
 from .quantizer import Quantizer
 
@@ -28,6 +29,8 @@ class QuantLayer(nn.Module):
 
     #: The fields of a plan for which the layer has a quantizer; others are ignored.
     rounds: tuple[str, ...] = ("weight", "bias", "input", "output")
+    #: Whether the quantizers of weights round the parameters themselves
+    _rounds_parameters = True
 
     def set_plan(self, plan: QuantPlan) -> None:
         """Replace the layer's quantizers by new ones for this plan.
@@ -49,6 +52,9 @@ class QuantLayer(nn.Module):
         if hasattr(self, name):
             delattr(self, name)
         setattr(self, name, None if quantizer is None else quantizer.train(self.training))
+        parameter = getattr(self, name.removesuffix("_quantizer"), None)
+        if self._rounds_parameters and name.startswith("weight") and isinstance(parameter, Tensor):
+            warn_of_loss(type(self).__name__, name.removesuffix("_quantizer"), parameter, quantizer)
 
     def products(self, output: Any) -> dict[str, tuple[int, str]]:
         """Return for each weight the number of multiplications of a call, and the name of the other factor.
@@ -224,6 +230,8 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
     g = weight / sqrt(var + eps) and b = bias - mean g, with the batch's statistics in training mode or if there are no
     others. g and b are rounded, as hardware stores them.
     """
+
+    _rounds_parameters = False  # but factors and shifts made of them
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)

@@ -15,6 +15,7 @@ from ..._formats.base import Format
 from ..arguments import FormatLike
 from ..functional import quantize
 from ..ops import FLOATS
+from .format_quantizers import scale_by_default
 from .plan import QuantPlan
 from .quantizer import Rng, drawn_seed
 
@@ -93,7 +94,7 @@ class OptimizerQuantizer:
             self.count += 1
         check_tensors("quantize_optimizer", (f"state {name!r}",), (value,), FLOATS)
         with torch.no_grad():
-            value.copy_(quantize(value, fmt, scale=self.scale, rng=rng, nan="keep"))
+            value.copy_(quantize(value, fmt, scale=self.scale or scale_by_default(fmt), rng=rng, nan="keep"))
 
     def state_dict(self) -> dict[str, int]:
         """Return the seed, and the number of tensors rounded stochastically so far.
@@ -137,7 +138,7 @@ def quantize_optimizer(
         One format for all states (for a plan: its ``optimizer``), or one for each name: "exp_avg", "exp_avg_sq" of
         Adam, "momentum_buffer" of SGD; "*" for all others. Scalar states, such as "step", are not rounded.
     scale : "amax", optional
-        Scales each state so that its largest magnitude maps to the format's.
+        Scales each state so that its largest magnitude maps to the format's. Integers do so by default.
     rng : int or torch.Generator, optional
         For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
 

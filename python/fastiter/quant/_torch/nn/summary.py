@@ -25,8 +25,8 @@ class SummaryRow(NamedTuple):
         The layer's rounded tensor.
     format : str
         The format.
-    bits : int
-        Bits of a code.
+    bits : int or float
+        Bits that a number takes: those of its code and its share of the scale of a block.
     lowest, highest : float or None
         The range of the unrounded numbers; None if no input was given.
     sqnr : float or None
@@ -51,7 +51,7 @@ class SummaryRow(NamedTuple):
     name: str
     part: str
     format: str
-    bits: int
+    bits: float
     lowest: float | None
     highest: float | None
     sqnr: float | None
@@ -103,7 +103,7 @@ def _cells(row: SummaryRow) -> tuple[str, ...]:
         return "-" if x is None else format(x, digits)
 
     return (
-        *(row.name or "(model)", row.part, row.format, str(row.bits)),
+        *(row.name or "(model)", row.part, row.format, format(row.bits, "g")),
         *(number(row.lowest, ".4g"), number(row.highest, ".4g"), number(row.sqnr, ".1f")),
         *(number(row.operations, ","), number(row.bit_operations, ",")),
     )
@@ -223,6 +223,11 @@ def _watch(
             module.training = training
 
 
+def _scale_bits(quantizer: Quantizer) -> float:
+    """Return a number's share of the scale of a block."""
+    return max((fmt.storage_bits - fmt.bits for fmt in quantizer.formats), default=0)
+
+
 def _row(
     name: str,
     layer: QuantLayer | None,
@@ -243,7 +248,7 @@ def _row(
             operations * (getattr(quantizer, "terms", None) or quantizer.bits) * (32 if other is None else other.bits)
         )
     return SummaryRow(
-        *(name, part, text or "not known yet", quantizer.bits),
+        *(name, part, text or "not known yet", quantizer.bits + _scale_bits(quantizer)),
         *(own.lowest if some else None, own.highest if some else None, own.sqnr if some else None),
         *(operations, bits),
     )
