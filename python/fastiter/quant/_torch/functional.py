@@ -118,8 +118,8 @@ def quantize(
         (``torch.float8_e4m3fn``, ``np.float16``); :func:`fastiter.quant.formats` lists all.
     scale : number, Tensor of positive floats, or "amax", optional
         1 by default. One number, or a tensor with as many axes as x, whose sizes divide those of x, for formats without
-        blocks; for NVFP4, the one number g. A tensor may require a gradient, except for formats with blocks. "amax" maps
-        the largest magnitude of x to the format's, by a constant for the gradient; scales of blocks stay as they are.
+        blocks; for NVFP4, the one number g. A tensor may require a gradient, except for formats with blocks. "amax"
+        maps the largest magnitude of x to the format's, a constant for the gradient; scales of blocks are kept.
     scale_axis : int, optional
         With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : int or Tensor of integers, optional
