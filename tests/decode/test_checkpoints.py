@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def test_all_types_and_shapes(tmp_path: Path) -> None:
         for name, (kind, array) in tensors.items():
             stored = found[name]
             assert stored.type == kind and stored.array.dtype == array.dtype and np.array_equal(stored.array, array)
+
+
+def test_tensors_that_are_not_aligned_are_copied_one_by_one(tmp_path: Path) -> None:
+    tensors = {"odd": some(0, "I8", 3)} | {f"{i}": some(i, "F32", 1 << 16) for i in range(8)}
+    write(tmp_path / "a.safetensors", tensors)
+    size = tensors["1"][1].nbytes
+    tracemalloc.start()
+    found = Checkpoint(tmp_path / "a.safetensors")
+    for i in range(8):
+        assert np.array_equal(found[f"{i}"].array, tensors[f"{i}"][1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * size  # a copy, and the comparison
 
 
 def test_floats_are_exact(tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ class Stored(NamedTuple):
         return self.array.astype(np.float64 if self.type == "F64" else np.float32, copy=False)
 
 
+#: The type, the shape and the bytes of a tensor in its file
+_Bytes: TypeAlias = tuple[str, list[int], Array]
+
+
 class Checkpoint(Mapping[str, Stored]):
     """The tensors of a folder, or of one file, by name.
 
@@ -70,7 +74,7 @@ class Checkpoint(Mapping[str, Stored]):
         folder = self.path if self.path.is_dir() else self.path.parent
         config = folder / _CONFIG
         self.config: dict[str, Any] = json.loads(config.read_text()) if config.is_file() else {}
-        self._tensors: dict[str, Stored] = {}
+        self._tensors: dict[str, _Bytes] = {}
         for file, names in _files_of(self.path).items():
             found = _tensors_of(file)
             missing = (set(found) if names is None else names) - set(found)
@@ -81,7 +85,10 @@ class Checkpoint(Mapping[str, Stored]):
             self._tensors |= found
 
     def __getitem__(self, name: str) -> Stored:
-        return self._tensors[name]
+        kind, shape, part = self._tensors[name]
+        dtype = np.dtype(_TYPES[kind])
+        aligned = part if part.ctypes.data % dtype.itemsize == 0 else part.copy()
+        return Stored(kind, np.asarray(aligned).view(dtype).reshape(shape))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -106,7 +113,7 @@ def _files_of(path: Path) -> dict[Path, set[str] | None]:
     return files
 
 
-def _tensors_of(file: Path) -> dict[str, Stored]:
+def _tensors_of(file: Path) -> dict[str, _Bytes]:
     """Return the tensors of a file, as views of its memory map."""
     size = file.stat().st_size
     if size < _LENGTH:
@@ -120,10 +127,10 @@ def _tensors_of(file: Path) -> dict[str, Stored]:
     except ValueError as error:
         raise ValueError(f"load: {file} must have a header in JSON, got an error: {error}") from None
     body = data[_LENGTH + length :]
-    return {name: _stored(file, name, entry, body) for name, entry in header.items() if name != "__metadata__"}
+    return {name: _bytes_of(file, name, entry, body) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _stored(file: Path, name: str, entry: Mapping[str, Any], body: Array) -> Stored:
+def _bytes_of(file: Path, name: str, entry: Mapping[str, Any], body: Array) -> _Bytes:
     kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if kind not in _TYPES:
         raise ValueError(f"load: {name} must have one of the types {', '.join(_TYPES)}, got {kind}")
@@ -131,6 +138,4 @@ def _stored(file: Path, name: str, entry: Mapping[str, Any], body: Array) -> Sto
     if not 0 <= first <= last <= len(body) or last - first != prod(shape) * dtype.itemsize:
         got = f"bytes {first} to {last} of {len(body)}"
         raise ValueError(f"load: {name} in {file} must have {prod(shape)} numbers of {dtype.itemsize} bytes, got {got}")
-    part = body[first:last]
-    aligned = part if part.ctypes.data % dtype.itemsize == 0 else part.copy()
-    return Stored(kind, np.asarray(aligned).view(dtype).reshape(shape))
+    return kind, shape, body[first:last]
