@@ -152,4 +152,15 @@ template <class T> T total(const Lanes<T>& x, int64_t count) {
     return sum;
 }
 
+// Compiled once, in hopfield_backward.cpp
+#define FASTITER_HOPFIELD_BACKWARD_TILE(EXTERN, T, NV) \
+    EXTERN template void Backward<T>::run<NV>(const Problem<T>&, const BackwardTile<T>&, T*, T*);
+#define FASTITER_HOPFIELD_BACKWARD(EXTERN, T)     \
+    FASTITER_HOPFIELD_BACKWARD_TILE(EXTERN, T, 1) \
+    FASTITER_HOPFIELD_BACKWARD_TILE(EXTERN, T, 2) \
+    FASTITER_HOPFIELD_BACKWARD_TILE(EXTERN, T, 3) \
+    FASTITER_HOPFIELD_BACKWARD_TILE(EXTERN, T, 4)
+FASTITER_HOPFIELD_BACKWARD(extern, float)
+FASTITER_HOPFIELD_BACKWARD(extern, double)
+
 } // namespace fastiter::fixedpoint::FASTITER_LEVEL
