@@ -17,22 +17,23 @@ def load_lines(p, valid, first, K: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def _state_at(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+def state_at(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    """(addresses, mask) of rows first .. first + BK and columns c of the state (K, V) at p"""
     i = first + tl.arange(0, BK)
     return p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :]
 
 
 @triton.jit
 def load_state(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
-    """Rows first .. first + BK and columns c of the state at p; 0 outside"""
-    at, there = _state_at(p, first, c, V, K, BK)
+    """The numbers at these addresses, 0 outside of the state"""
+    at, there = state_at(p, first, c, V, K, BK)
     return tl.load(at, there, 0)
 
 
 @triton.jit
 def store_state(p, S, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
     """Store S where `load_state` would read it."""
-    at, there = _state_at(p, first, c, V, K, BK)
+    at, there = state_at(p, first, c, V, K, BK)
     tl.store(at, S, there)
 
 

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from ..common.triton_sequences import line_of, sequence
-from ..common.triton_states import between, last_of, load_lines, load_state, store_state
+from ..common.triton_states import between, last_of, load_lines, load_state, state_at, store_state
 from .triton_delta import decays
 
 _SIZES = ["reset_row", "time", "chunks", "periods", "first", "part"]
@@ -383,8 +383,9 @@ def delta_chunk_outputs_fwd_kernel(
         qk, S_q = tl.zeros((C, C), tl.float32), tl.zeros((C, BV), tl.float32)
         for i in range(0, K, BK):
             keys, queries = load_lines(at_k, valid, i, K, BK), load_lines(at_q, reads, i, K, BK)
+            S, there = state_at(states + line * K * V, i, c, V, K, BK)
             qk += dot(queries, tl.trans(keys), PRECISION)
-            S_q += dot(queries, load_state(states + line * K * V, i, c, V, K, BK), PRECISION)
+            S_q += dot(queries, tl.load(S, there, 0), PRECISION)
         factor, in_values = ((row * time + t) * M + m) * heads + n, valid[:, None] & (c < V)[None, :]
         b = tl.load(beta + factor, valid, 0).to(tl.float32)
         w = b[:, None] * tl.load(e + factor[:, None] * V + c[None, :], in_values, 0).to(tl.float32)

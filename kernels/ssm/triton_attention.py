@@ -265,8 +265,7 @@ def attention_fwd_kernel(
             else:
                 g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
             if states is not None:
-                S = load_state(states + chunk * K * V, first, c, V, K, BK)
-                read += dot(queries * running(g), S, PRECISION)
+                read += dot(queries * running(g), load_state(states + chunk * K * V, first, c, V, K, BK), PRECISION)
         read *= number(scale, STATE)
         if VECTOR:
             P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ..common.triton_sequences import line_of, sequence
-from ..common.triton_states import last_of, load_state, store_state
+from ..common.triton_states import last_of, load_state, state_at, store_state
 from .triton_chunks import (
     bonus_of,
     dot,
@@ -177,8 +177,8 @@ def attention_bwd_values_kernel(
                     own += tl.sum(queries * keys * bonus_of(bonus, n, first, K, BK, STATE), 1)
             if dstates is not None:
                 after = factors_after(at_g, decay_time, at_reset, t, at, count, first, K, BK, VECTOR, LOG, STATE)
-                dS = load_state(dstates + chunk * K * V, first, c, V, K, BK)
-                written += dot(keys * products_after(after), dS, PRECISION)
+                dS, there = state_at(dstates + chunk * K * V, first, c, V, K, BK)
+                written += dot(keys * products_after(after), tl.load(dS, there, 0), PRECISION)
         if d_o is not None:
             if VECTOR:
                 P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])
