@@ -1,8 +1,8 @@
 """Each GPU kernel compiles, spills nothing, and uses the resources listed in resources.json, here for one target.
 
-`.ci/run` compiles each for every target, and `make check-kernels`, every night, all variants. Registers and shared
-memory are compared if the table was written with the same compilers. `python tests/gpu/compile/gate.py --write`
-rewrites the table after an intended change.
+Before, `.ci/run` compiles each for every target, which build/gate keeps, and `make check-kernels`, every night, all
+variants. Registers and shared memory are compared if the table was written with the same compilers. `python
+tests/gpu/compile/gate.py --write` rewrites the table after an intended change.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Gate:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
-                env={**environment, "TRITON_CACHE_DIR": str(folder / "cache")},
+                env=environment,
             )
 
     def __call__(self, stem: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ types, constants, launch options), where a type that ends in ":16" is divisible 
 only; BEFORE_BLACKWELL and BLACKWELL: for some of them. COUNTED: rows count the instructions of NVIDIA's machine code,
 and those that are tensor-core products. CUDA: a list of macros to define. EXACT: each operation of Triton's code must
 round as on the CPU. OLDER_SPILL: {kernel: bytes that it may spill with a Triton older than that of resources.json}.
-Run as a separate process, as Triton either interprets or compiles.
+Run as a separate process, as Triton either interprets or compiles. What was compiled stays in build/gate, under hashes
+of source, options and compiler.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -34,6 +36,7 @@ from typing import Any
 HERE = Path(__file__).parent
 TESTS = HERE.parents[1]
 KERNELS = TESTS.parent / "kernels"
+CACHE = TESTS.parent / "build" / "gate"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 #: The targets of each list of Triton variants
 LISTS = {"TRITON": TARGETS, "NVIDIA": TARGETS[:3], "BEFORE_BLACKWELL": TARGETS[:2], "BLACKWELL": TARGETS[2:3]}
@@ -143,8 +146,8 @@ def pairs(
 ) -> list[tuple[int, str]]:
     """Return the (variant, target) to compile, where variant i belongs to kernels[i] and can be for targets[i].
 
-    one: the last variant of each kernel, often its smallest, for one target, which alternates from number `first` on;
-    each: each kernel for each target, with its variants in turn; all: each variant for each target.
+    each: each kernel for each target, with its variants in turn; one: of these one for each kernel, with the targets in
+    turn from number `first` on; all: each variant for each target.
     """
     if extent == "all":
         return [(number, target) for number, its in enumerate(targets) for target in its]
@@ -153,7 +156,7 @@ def pairs(
         own = [number for number, name in enumerate(kernels) if name == kernel]
         its = targets[own[0]]
         several = [(own[step % len(own)], target) for step, target in enumerate(its)]
-        found += several if extent == "each" else [(own[-1], its[place % len(its)])]
+        found += several if extent == "each" else [several[place % len(its)]]
     return found
 
 
@@ -189,7 +192,7 @@ def cuda_rows(stem: str, extent: Extent) -> tuple[dict[str, Row], set[str]]:
     kinds = [" ".join(defines) for defines in listed]  # code depends on which macros are defined
     targets = [cuda_targets(defines) for defines in listed]
     for number, target in pairs(kinds, targets, extent, stems().index(stem)):
-        cubin = _nvrtc.compile_source(_nvrtc.source_of(stem), stem, target, listed[number])
+        cubin = _nvrtc.cubin(stem, target, listed[number]).read_bytes()
         for name, row in usage(cubin).items():
             rows[f"cuda {name} {told[number]} {target}"] = row
             functions.setdefault(kinds[number], set()).add(name)
@@ -295,5 +298,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TRITON_CACHE_DIR", str(CACHE / "triton"))
+    os.environ.setdefault("FASTITER_CACHE", str(CACHE / "cubins"))
     sys.path.insert(0, str(TESTS.parent))  # variants may share code in tests/<family>/
     main(sys.argv[1:])
