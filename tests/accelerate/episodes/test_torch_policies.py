@@ -16,6 +16,7 @@ from sb3_contrib import RecurrentPPO  # noqa: E402
 from sb3_contrib.common.recurrent.type_aliases import RNNStates  # noqa: E402
 
 from fastiter.torch import accelerate, replace  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 from tests.support.reports import report_of, restored_names  # noqa: E402
 
 Policy = policies.RecurrentActorCriticPolicy
@@ -69,6 +70,7 @@ def calls_of(lstm: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
+@pairs
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("where", ["none", "first", "later", "both"])
 @pytest.mark.parametrize(("rows", "time"), [(1, 1), (3, 1), (1, 9), (3, 9)])

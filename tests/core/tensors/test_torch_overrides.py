@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode  # noqa: E402
 import fastiter.torch as ft  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from tests.rnn.nn.cases_nn import KINDS, kinds, make, make_input, make_states, no_onednn_projection, one_thread  # noqa: E402, F401
+from tests.support.pairs import pairs  # noqa: E402
 
 
 class Box:
@@ -143,6 +144,7 @@ def test_packed_input_of_a_subclass() -> None:
     assert torch.equal(found.data, expected.data) and torch.equal(end, last)
 
 
+@pairs
 @no_onednn_projection
 @pytest.mark.parametrize("layout", ["time", "batch"])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

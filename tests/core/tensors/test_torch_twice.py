@@ -32,6 +32,7 @@ from tests.rnn.nn.cases_nn import (  # noqa: E402
 )
 from tests.rnn.torch_calls import Leaves, leaves, loop, run  # noqa: E402
 from tests.support.cases import STATES, rnn_inputs  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 F64 = torch.float64
 B, T, N, D = 3, 4, 2, 3
@@ -75,6 +76,7 @@ def with_tensors(how: dict[str, Any]) -> dict[str, Any]:
     return how | {"reset": torch.from_numpy(how["reset"])} if "reset" in how else how
 
 
+@pairs
 @pytest.mark.parametrize("checkpoint", [None, 3])
 @pytest.mark.parametrize("how", OPTIONS.values(), ids=OPTIONS)
 @every_cell
@@ -178,6 +180,7 @@ def flat(result: Any) -> list[Any]:
     return [output, *(last if isinstance(last, tuple) else (last,))]
 
 
+@pairs
 @no_onednn_projection
 @pytest.mark.parametrize("layout", ["time", "packed"])
 @pytest.mark.parametrize("states", [False, True])

@@ -13,6 +13,7 @@ import pytest
 from fastiter import quant
 from fastiter.quant import Table
 from tests.quant.formats.test_arrays import check, check_codes
+from tests.support.pairs import pairs
 
 FINE = 2.0**-52
 VALUES = {
@@ -48,6 +49,7 @@ def test_codes_are_those_of_the_nearest_exact_value(name: str, dtype: Any) -> No
     np.testing.assert_array_equal(quant.quantize(x, Table(values)), expected)
 
 
+@pairs
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("rounding", ["NEAREST", "STOCHASTIC"])
 @pytest.mark.parametrize("block", [0, 4])

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from fastiter import quant  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
 from tests.quant.torch.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 from tests.support.torch_bounds import held  # noqa: E402
 
 ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV")
@@ -36,6 +37,7 @@ def dx_of(y: Any, x: Any) -> Any:
     return torch.autograd.grad(y.sum(), x)[0].numpy()
 
 
+@pairs
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("overflow", OVERFLOWS)
 @pytest.mark.parametrize("rounding", ROUNDINGS)
@@ -137,6 +139,7 @@ def qfx(x: Any, point: Any, width: int, signed: bool, rounding: Any) -> Any:
 ROUNDED = {"RND_CONV": torch.round, "TRN": torch.floor, "RND": lambda v: torch.floor(v + 0.5)}
 
 
+@pairs
 @pytest.mark.parametrize("shape", [(), (1, 6, 1), (4, 1, 1), (2, 3, 5)])
 @pytest.mark.parametrize("rounding", ROUNDED)
 @pytest.mark.parametrize("signed", [True, False])

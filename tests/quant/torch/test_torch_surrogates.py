@@ -22,6 +22,7 @@ from fastiter.quant import Fixed, Int, SumOfPowers  # noqa: E402
 from fastiter.torch import nn  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
 from tests.quant.gpu import Gpu  # noqa: E402
+from tests.support.pairs import pairs  # noqa: E402
 
 ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV", "STOCHASTIC")
 OVERFLOWS = ("SAT", "SAT_ZERO", "SAT_SYM", "WRAP", "WRAP_SM")
@@ -246,6 +247,7 @@ def test_the_step_of_a_module_may_have_any_sign(run: Run, sign: float) -> None:
 # --- cases without a surrogate ----------------------------------------------------------------------------------------
 
 
+@pairs
 @every_ste
 @pytest.mark.parametrize(
     "text", ["fixed<6,3,RND,SAT>", "ufixed<6,3,TRN,SAT_ZERO>", "int5", "uint3", "e4m3fn", "posit<6,1>"]
