@@ -1,7 +1,8 @@
 """The family rnn against its floor, against torch.nn, and against itself on small calls.
 
 Sections, in float32, forward alone (no_grad) and forward + backward (gradients of inputs, weights and biases):
-    grid    the recurrence alone against the machine's floor, and a layer against torch.nn's
+    grid    the recurrence alone against the machine's floor, and a layer against torch.nn's; short sequences in
+            large batches, too
     heads   one recurrence of N heads against N separate torch.nn layers
     calls   the cost of one tiny call
     streaming   one time step per call, against torch.nn's cells (no_grad)
@@ -13,6 +14,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -47,6 +49,8 @@ from bench.rnn.cases import (
 # ---- Options --------------------------------------------------------------------------------------------------------
 
 SECTIONS = ("grid", "heads", "calls", "streaming")
+#: (B, T, H) of sequences of a few steps in large batches, as pointer networks on small sets have them
+SHORT = ((128, 5, 64), (128, 10, 64))
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,15 @@ class Options:
     batches: tuple[int, ...] = (1, 16, 64)
     lengths: tuple[int, ...] = (128, 1024)
     widths: tuple[int, ...] = (64, 256, 512, 768)
+    short: tuple[tuple[int, int, int], ...] = SHORT
     heads_length: int = 256
     streaming_widths: tuple[int, ...] = (16, 64, 256, 512)
     budget: float = 1.0
     stir: bool = False
 
     def cases(self) -> list[Case]:
-        return [Case(*values) for values in product(self.cells, self.batches, self.lengths, self.widths)]
+        sizes = [*product(self.batches, self.lengths, self.widths), *self.short]
+        return [Case(cell, *size) for cell in self.cells for size in sizes]
 
     def stirring(self) -> Call | None:
         return stir_torch_pool() if self.stir else None
@@ -91,9 +97,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_options(arguments: argparse.Namespace) -> Options:
     options = Options(arguments.cells, arguments.threads, arguments.sections, stir=arguments.stir)
     if arguments.quick:
-        corner = {"batches": (1, 16), "lengths": (32,), "widths": (64,), "heads_length": 32, "streaming_widths": (64,)}
+        corner: dict[str, Any] = {
+            "batches": (1, 16),
+            "lengths": (32,),
+            "widths": (64,),
+            "heads_length": 32,
+            "streaming_widths": (64,),
+        }
+        corner["short"] = SHORT[1:]
         options = replace(options, **corner, budget=0.15)
     chosen = {name: getattr(arguments, name) for name in ("batches", "lengths", "widths", "budget")}
+    if any(chosen[name] is not None for name in ("batches", "lengths", "widths")):
+        options = replace(options, short=())
     options = replace(options, **{name: value for name, value in chosen.items() if value is not None})
     for name, known in (("cells", tuple(CELLS)), ("sections", SECTIONS)):
         if not set(getattr(options, name)) <= set(known):
