@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ transformers = pytest.importorskip("transformers", "5.24")
 
 from fastiter import get_num_threads, set_num_threads  # noqa: E402
 from fastiter.decode._torch.cache import new_cache  # noqa: E402
+from fastiter.decode._torch.plans import STARTS_ANEW  # noqa: E402
 from fastiter.torch import Decoder  # noqa: E402
 from tests.decode.models import OPTIONS, VOCABULARY, exact, make, tokens  # noqa: E402
 
@@ -45,10 +47,15 @@ def dequantized(model: Any, name: str, variant: str) -> Any:
 
 def their_logits(model: Any, sequence: Any, prompt: int) -> Any:
     """Return transformers' logits after a prompt and after each of the tokens that follow."""
+    return logits_at(model, sequence, [prompt, *range(prompt + 1, sequence.shape[1] + 1)])
+
+
+def logits_at(model: Any, sequence: Any, ends: list[int]) -> Any:
+    """Return transformers' logits after calls that end at these tokens."""
     knows_positions = "position_ids" in inspect.signature(model.forward).parameters
     cache, result = new_cache(model.config, len(sequence), model.dtype), []
     with torch.no_grad(), exact(model) if model.dtype == torch.float64 else contextlib.nullcontext():
-        for first, last in [(0, prompt), *((i, i + 1) for i in range(prompt, sequence.shape[1]))]:
+        for first, last in pairwise([0, *ends]):
             if last > first:
                 where = {"position_ids": torch.arange(first, last).expand(len(sequence), -1)} if knows_positions else {}
                 output = model(sequence[:, first:last], cache=cache, use_cache=True, **where)
@@ -171,6 +178,19 @@ def test_states_are_saved_forked_and_exchanged_with_caches(name: str) -> None:
         model(sequence[:, :5], cache=cache, use_cache=True)
     decoder.from_cache(cache)
     check(our_logits(decoder, sequence[:, 5:], 0), expected.double())
+
+
+@pytest.mark.parametrize(("name", "variant"), OPTIONS, ids=lambda x: x)
+def test_more_tokens_after_a_prompt_equal_those_of_transformers(name: str, variant: str) -> None:
+    """Where transformers' classes start anew, those of its steps."""
+    model, sequence = single(name, variant), tokens(2, 24)
+    whole, starts_anew = make(name, variant), f"{name}ForCausalLM" in STARTS_ANEW
+    decoder, ends = Decoder(model, keep=True), [12, *range(13, 25)] if starts_anew else [12, 24]
+    decoder.prefill(sequence[:, :12])
+    ours = decoder.prefill(sequence[:, 12:])
+    theirs = logits_at(whole, sequence, ends)[:, -1]
+    rounding = float((logits_at(model, sequence, ends)[:, -1] - theirs).abs().max() / theirs.abs().max())
+    check(ours, theirs, TOLERANCE + MULTIPLE * rounding)
 
 
 def test_more_tokens_than_there_is_memory_for_at_first() -> None:

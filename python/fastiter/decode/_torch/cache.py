@@ -7,6 +7,7 @@ need the ``model`` if the plan has a state with an attribute.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,16 @@ def new_cache(config: Any, rows: int, dtype: torch.dtype) -> Any:
     from transformers import DynamicCache
 
     return DynamicCache(config=config)
+
+
+def position_ids(model: nn.Module, rows: int, first: int, last: int) -> dict[str, Tensor]:
+    """Return the positions of the tokens of a call as its argument, nothing for models without it.
+
+    By default models count on from the first layer of a cache, which has no length where it is recurrent.
+    """
+    if "position_ids" not in inspect.signature(type(model).forward).parameters:
+        return {}
+    return {"position_ids": torch.arange(first, last).expand(rows, -1)}
 
 
 def length_of(plan: Plan, cache: Any) -> int:

@@ -13,9 +13,9 @@ from ...accelerate._torch.apply import undo, use_kernels
 from .._pack import PackedMatrix
 from .._program import Program
 from ..plan import Matrix, Plan
-from .cache import bind, cache_of, new_cache, states_of
+from .cache import bind, cache_of, new_cache, position_ids, states_of
 from .generate import Options, generate
-from .plans import CONTINUES, plan_of
+from .plans import STARTS_ANEW, plan_of
 from .report import DecoderReport, report_of
 from .sequences import SMALLEST_CAPACITY, Sequences, loaded_sequences, sequences_of
 from .skeleton import own_tensors, packed_parts, shared_copy, use_packed
@@ -165,7 +165,7 @@ class Decoder:
         sequences = self._started("prefill", _checked_tokens("prefill", tokens, 2))
         check_range("prefill", tokens, self._program.vocabulary)
         is_long = tokens.shape[1] > (_SHORT if self.plan.prompts else 0)
-        if is_long and (sequences.length == 0 or type(self._model).__name__ in CONTINUES):
+        if is_long and (sequences.length == 0 or type(self._model).__name__ not in STARTS_ANEW):
             return self._read_prompt(sequences, tokens)
         for column in tokens.unbind(1):
             logits = self._step(sequences, column)
@@ -336,7 +336,8 @@ class Decoder:
         cache = new_cache(self.config, sequences.rows, self._dtype)
         if sequences.length:
             bind(self.plan, sequences.states, cache, sequences.length, model=self._model)
-        logits: Tensor = self._model(tokens, cache=cache, use_cache=True, logits_to_keep=1).logits
+        where = position_ids(self._model, sequences.rows, sequences.length, length)
+        logits: Tensor = self._model(tokens, cache=cache, use_cache=True, logits_to_keep=1, **where).logits
         room = length + SMALLEST_CAPACITY
         states = states_of(self.plan, cache, sequences.rows, self._dtype, capacity=room, model=self._model)
         sequences.use(states, length)

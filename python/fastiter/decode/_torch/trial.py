@@ -6,7 +6,6 @@ found here.
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..plan import Plan
-from .cache import new_cache
+from .cache import new_cache, position_ids
 from .sequences import Sequences, sequences_of
 from .weights import head_of
 
@@ -70,10 +69,9 @@ def _difference(
 ) -> float:
     """Return the largest difference of logits, relative to the largest logit; 0 if the model's are not finite."""
     cache, worst = new_cache(model.config, 1, dtype), 0.0
-    knows_positions = "position_ids" in inspect.signature(type(model).forward).parameters
 
     def theirs(place: int) -> Tensor:
-        where = {"position_ids": torch.tensor([[place]])} if knows_positions else {}
+        where = position_ids(model, 1, place, place + 1)
         logits: Tensor = model(tokens[None, place : place + 1], cache=cache, use_cache=True, **where).logits[:, -1]
         return logits
 

@@ -38,19 +38,8 @@ PLANS: dict[str, Callable[[Source], Plan]] = {
 }
 
 
-#: Models of which a call with several tokens and a cache continues the sequences in it; that of others starts anew
-CONTINUES = frozenset(
-    {
-        "Qwen3_5ForCausalLM",
-        "Qwen3_5MoeForCausalLM",
-        "Qwen3NextForCausalLM",
-        "Mamba2ForCausalLM",
-        "Lfm2ForCausalLM",
-        "GraniteMoeHybridForCausalLM",
-        "FalconH1ForCausalLM",
-        "NemotronHForCausalLM",
-    }
-)
+#: Models of which a call with several tokens and a cache starts a new recurrence; that of others continues its states
+STARTS_ANEW = frozenset({"MambaForCausalLM", "FalconMambaForCausalLM", "JambaForCausalLM"})
 
 
 def plan_of(model: nn.Module) -> Plan:
