@@ -6,6 +6,7 @@ python -m bench --device cuda [--out FILE.json]         measure all of them on a
 python -m bench card [--part 1|2|3] [--dry-run]         test and measure everything on a card; failures are recorded
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
                        --figure FILE.svg                or one figure of all of them
+                       --page FILE.md                   or the short table of one in the family's page
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     report = commands.add_parser("report", help="Markdown from what --out wrote")
     report.add_argument("files", nargs="+", type=Path)
     report.add_argument("--figure", type=Path, help="draw all results as one figure here instead")
+    report.add_argument("--page", type=Path, help="write the short table of the file between the marks of this page")
     arguments = sys.argv[1:]
     on_card = arguments[:2] == ["--device", "cuda"] or arguments[:1] == ["--device=cuda"]
     return parser.parse_args(["cuda", *arguments[1 + (arguments[0] == "--device") :]] if on_card else arguments)
@@ -84,19 +86,22 @@ def tables_of(family: str) -> ModuleType:
     return import_module(f"{module.__name__}.table" if hasattr(module, "__path__") else f"{module.__name__}_table")
 
 
-def report(files: list[Path], drawing: Path | None = None) -> None:
+def report(files: list[Path], drawing: Path | None = None, page: Path | None = None) -> None:
     every = [json.loads(file.read_text()) for file in files]
     if drawing is not None:
         figure.draw(every, drawing)
         return
     for results in every:
+        if page is not None:
+            page.write_text(tables_of(results["family"]).page(page.read_text(), results))
+            continue
         print(tables_of(results["family"]).markdown(results))
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.command == "report":
-        report(arguments.files, arguments.figure)
+        report(arguments.files, arguments.figure, arguments.page)
     else:
         measure(arguments)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bench.cuda import table as contests
+from bench.harness import tables
 from bench.harness.record import Record
 
 #: The text of the page while there is no record
 NONE = "No card was available yet: there are no measured numbers, and the goals are open."
-START, END = "<!-- bench card: begin -->", "<!-- bench card: end -->"
 
 
 def latencies(rows: list[Record]) -> str:
@@ -90,9 +90,5 @@ def markdown(results: Record) -> str:
 
 def page(text: str, every: list[Record]) -> str:
     """Return a page with the records of all cards between its two markers."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    if not after:
-        raise ValueError(f"the page has no {START} and {END}")
     shown = "\n\n".join(markdown(results) for results in every) if every else NONE
-    return f"{before}{START}\n\n{shown}\n\n{END}{after}"
+    return tables.between_marks(text, "card", shown)

@@ -2,9 +2,10 @@
 
 products      a matrix larger than the caches, in each format, with 1 and 4 vectors: share of the read bandwidth
 models        one token of models of real sizes with random weights: the decoder in each format, transformers,
-              accelerate, and llama.cpp with the same weights
+              accelerate, torchao's 4 bits without torch.compile, and llama.cpp with the same weights
 never-slower  one token of tiny models of each architecture, against transformers and accelerate
 
+OpenVINO is not among them: its exporter, optimum-intel 2.2, needs transformers before 5.6, and decoders need 5.24.
 Logits are compared first: with those of transformers in float32 on the numbers that the packed weights stand for.
 """
 

@@ -77,6 +77,7 @@ def field(
     with torch.no_grad():
         entrants = [entrant for fmt in formats for entrant in cases.by_decoder(model, tokens, fmt)]
         others = {cases.TRANSFORMERS: partial(cases.by_transformers, model, tokens)}
+        others |= {f"{peers.TORCHAO} {fmt}": partial(peers.by_torchao, model, tokens, fmt) for fmt in formats}
         others |= {f"{peers.LLAMA} {fmt}": partial(peers.by_llama, model, tokens, fmt) for fmt in formats}
         out = {}
         for name, make in others.items():

@@ -1,4 +1,4 @@
-"""llama.cpp, which computes steps of the same models; without its package it is left out."""
+"""llama.cpp and torchao, which compute steps of the same models; without their packages they are left out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 import fastiter
 from bench.decode import gguf_files
-from bench.decode.cases import Entrant, Step, logits_of, start_model, tolerance, with_weights
+from bench.decode.cases import Entrant, Step, logits_of, shared, start_model, tolerance, with_weights
 from bench.harness.peers import load
 
 LLAMA = "llama.cpp"
+TORCHAO = "torchao"
 _CONTEXT = 4096  # tokens for which a sequence of llama.cpp has memory
 
 
@@ -80,3 +81,32 @@ class _Llama:
 
 def _free(lib: Any) -> Any:
     return lambda batch: lib.llama_batch_free(batch[0])
+
+
+def by_torchao(model: Any, tokens: Tensor, fmt: str) -> Iterator[Entrant]:
+    """Yield transformers with torchao's 4 bits for CPUs, with torch's kernel, in layers that can have them.
+
+    Its products are those of linear layers of which 32 inputs share a scale; Mamba multiplies by the weights of dt_proj
+    itself.
+    """
+    quantization, formats = load("torchao.quantization"), load("torchao.prototype.quantization.int4")
+    if quantization is None or formats is None or fmt != "int4":
+        return
+    narrow = shared(model)
+    config = formats.PrototypeInt4WeightOnlyConfig(group_size=32, set_inductor_config=False)
+
+    def is_suitable(layer: Any, name: str) -> bool:
+        is_linear = isinstance(layer, torch.nn.Linear) and not name.endswith("dt_proj")
+        return is_linear and layer.in_features % 32 == 0 and layer.out_features % 32 == 0
+
+    quantization.quantize_(narrow, config, filter_fn=is_suitable)
+    numbers, nbytes = {}, 0
+    for name, x in narrow.state_dict().items():
+        if type(x).__name__ == "Int4OpaqueTensor":
+            numbers[name] = torch.nn.functional.linear(torch.eye(x.shape[1]), x).T.contiguous()
+            nbytes += x.qdata.nbytes + x.scale_and_zero.nbytes
+        else:
+            numbers[name] = x
+            nbytes += 0 if "embed" in name else x.nbytes
+    expected = logits_of(start_model(with_weights(model, numbers)), tokens)
+    yield Entrant(f"{TORCHAO} {fmt}", start_model(narrow), expected, tolerance(model, torch.float32), nbytes)

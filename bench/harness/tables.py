@@ -28,6 +28,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def between_marks(text: str, family: str, shown: str) -> str:
+    """Return a page with a text between the two marks of a family."""
+    start, end = f"<!-- bench {family}: begin -->", f"<!-- bench {family}: end -->"
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    if not after:
+        raise ValueError(f"the page has no {start} and {end}")
+    return f"{before}{start}\n\n{shown}\n\n{end}{after}"
+
+
 def against(value: str, goal: str, reached: bool) -> str:
     return f"{value} (≥ {goal})" if reached else f"**{value}** (≥ {goal}: missed)"
 

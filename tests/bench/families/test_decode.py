@@ -12,11 +12,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers", "5.24")
 
+import fastiter.torch  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import decode as bench_decode  # noqa: E402
-from bench.decode import cases, gguf_files, models, never_slower, peers, products  # noqa: E402
+from bench.decode import cases, gguf_files, models, never_slower, peers, products, table  # noqa: E402
 from bench.harness import gate  # noqa: E402
 from tests.decode import models as tiny  # noqa: E402
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,37 @@ def test_llama_computes_the_same_logits(name: str) -> None:
         with torch.no_grad():
             (entrant,) = peers.by_llama(model, tokens, fmt)
         assert entrant.check(cases.logits_of(entrant.start, tokens)) < entrant.tolerance
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao", "ignore::UserWarning:torchao")
+@pytest.mark.parametrize("name", cases.MODELS)
+def test_torchao_computes_the_same_logits(name: str) -> None:
+    pytest.importorskip("torchao.prototype.quantization.int4")
+    model = cases.build(cases.MODELS[name], quick=True)
+    tokens = torch.randint(1, 500, (2, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (entrant,) = peers.by_torchao(model, tokens, "int4")
+    assert entrant.check(cases.logits_of(entrant.start, tokens)) < entrant.tolerance
+    assert entrant.nbytes < cases.bytes_of(model)  # the head of a quick run has no multiple of 32 rows
+
+
+def test_the_page_has_the_table_of_the_record() -> None:
+    page, record = ROOT / "docs" / "decode" / "index.md", ROOT / "bench" / "results" / "epyc-zen4-2core" / "decode.json"
+    text, results = page.read_text(), json.loads(record.read_text())
+    assert table.page(text, results) == text
+    shown = text.partition("<!-- bench decode: begin -->")[2].partition("<!-- bench decode: end -->")[0]
+    entrants = next(r for r in results["models"] if (r["model"], r["threads"]) == ("mamba-130m", 2))["entrants"]
+    own = entrants["Decoder int8"]
+    assert f'| mamba-130m | "int8" | {own["nbytes"] / 1e6:.0f} | ' in shown
+    assert f" | {1e3 / own['median_ms']:.0f} | " in shown
+
+
+@pytest.mark.parametrize("name", cases.MODELS)
+def test_all_weights_of_the_models_are_read_for_each_token(name: str) -> None:
+    """So that the bytes of a step are the memory that the page states."""
+    model = cases.build(cases.MODELS[name], quick=True)
+    decoder = fastiter.torch.Decoder(model, weights="int8", trial=False)
+    assert decoder.report.bytes_per_token - cases.state_bytes(decoder) == decoder.report.bytes
 
 
 def test_goals_are_those_of_the_plan() -> None:
