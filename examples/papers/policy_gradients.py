@@ -33,8 +33,8 @@ from matplotlib import pyplot
 
 A, B = np.array([[0.95, 0.2], [0, 0.95]]), np.array([0, 0.3])
 SIGMA, DRIFT, HORIZON, GAMMA = 0.5, 0.05, 20, 0.95
-SIZES = np.array([0.05, 0.1, 0.2, 0.3, 0.5])  # of the steps with a fixed length
-PLAIN = np.array([3e-4, 1e-3, 3e-3, 1e-2, 3e-2])  # of those of plain policy gradients
+SIZES = np.array([0.05, 0.1, 0.2, 0.3, 0.5])  # lengths of the steps that have a fixed one
+PLAIN = np.array([3e-4, 1e-3, 3e-3, 1e-2, 3e-2])  # step sizes of plain policy gradients
 EARLY, LATE = 500, 4000
 
 

@@ -41,7 +41,7 @@ class Options:
 
 class Solution(NamedTuple):
     v: Any  # (2, patterns, 3): positive and negative neurons
-    residual: float  # of the optimality conditions
+    residual: float  # the error of the optimality conditions
     objective: Any  # after every 100 steps
 
 
