@@ -81,7 +81,7 @@ class Pointer(torch.nn.Module):
         self.score = torch.nn.Linear(WIDTH, 1, bias=False)
 
     def encode(self, points: Tensor) -> tuple[Tensor, Any]:
-        """What is pointed at (sets, n + 1, width), and the decoder's first state."""
+        """The places to point at (sets, n + 1, width), and the decoder's first state."""
         states, last = self.encoder(points)
         return self.of_inputs(torch.cat([self.end.expand(len(points), 1, -1), states], 1)), last
 
