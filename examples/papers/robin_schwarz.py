@@ -3,7 +3,7 @@
 -Laplace u + kappa^2 u = f on two unit squares side by side. Each is solved alone, over and over; in between they
 exchange Robin data, u_n + p u on their common side, and p decides how many times. The best p is known here: with the
 smallest and largest eigenvalues D of the discrete Dirichlet-to-Neumann map it is sqrt(D_min D_max), 17.3 for kappa =
-1 and a mesh of 1/32; the numbers of exchanges for six values of p are known within 5 %.
+1 and a mesh of 1/32; the exchanges counted for six values of p agree with an independent computation within 5 %.
 
 A sequence of problems with kappa from 1 to 100 is then solved by learners that know nothing of this: they see kappa
 and how many exchanges their choice out of 20 values of p took. A Gaussian process over (kappa, p), which takes the p
@@ -37,8 +37,9 @@ from fastiter.relax import ChebCB, TsallisINF
 N = 32  # cells along a side
 CHOICES = np.geomspace(1, 1000, 20)
 MOST = 400
-COUNTS = {1.0: 500, 3.0: 258, 10.0: 79, 17.3: 46, 30.0: 77, 100.0: 248}  # exchanges for kappa = 1, to 1e-8
 LAST = 50
+#: Exchanges for kappa = 1 to 1e-8, by an independent computation
+COUNTS = {1.0: 500, 3.0: 258, 10.0: 79, 17.3: 46, 30.0: 77, 100.0: 248}
 
 
 @dataclass(frozen=True)
