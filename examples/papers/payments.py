@@ -28,6 +28,7 @@ keeping the earlier periods does: every generation is then as good as the one be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Options:
     figure: Path = figure_option(__file__)
 
 
+@cache
 def images() -> tuple[Any, Any]:
     """Contexts (n, 65), with a constant, and the right actions."""
     from sklearn.datasets import load_digits

@@ -36,7 +36,7 @@ Means = Callable[[np.random.Generator, int, int], Any]
 
 @dataclass(frozen=True)
 class Options:
-    runs: int = option(40, "runs of each size", 10)
+    runs: int = option(40, "runs of each size")
     sizes: int = option(len(SIZES), "sizes", 2)
     figure: Path = figure_option(__file__)
 
