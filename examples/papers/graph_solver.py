@@ -1,4 +1,8 @@
-"""Values of Markov decision processes from the fixed points of a learned graph network, also on larger graphs.
+"""Values of larger graphs from learned fixed points: 6 % off after 600 steps, where 4.5 and 2.1 % are possible.
+
+A plain torch program of the same network was measured to reach errors of 4.5 % on graphs like those of its training and
+2.1 % on larger ones, after 1200 steps of 32 graphs. This one, with 600 steps of 24 graphs, does not; nor does it show
+an advantage of fixed points over messages from two steps ahead: their errors differ by less than those of two runs.
 
 The data are random graphs with 20 to 49 states and 5 to 9 actions per state: an action leads to another state and pays
 a reward from -1 to 1. The network sees states, actions and rewards, and predicts the optimal values with discount 0.9,
@@ -8,18 +12,16 @@ the greedy action is optimal.
 - convergent graph solver: fixed points of 16 maps z = A z / 2 + b, which reach across the whole graph;
 - messages alone: the same network, decoded from b, which has information from two steps ahead.
 
-Both are then applied to graphs with 100 states and 10 actions, larger than any that they were trained on. After 600
-steps the errors are 6.0 and 6.4 %, and 5.4 and 6.3 % on the larger graphs, where 0.69 and 0.67 of the greedy actions
-are optimal. With 1200 steps of 32 graphs the solver's errors fall to 5.1 and, on the larger graphs, 3.3 %, and 0.76 and
-0.73 of its greedy actions are optimal; the remaining error on the larger graphs is mostly a bias: their values are 8.9
-on average, as there are more actions, and the predictions are 0.29 too low.
+Both are then applied to graphs with 100 states and 10 actions, larger than any that they were trained on. The errors
+are 6.2 and 6.4 %, and 6.0 and 6.1 % on the larger graphs, where two thirds of the greedy actions are optimal; a random
+action is one time in ten.
 
     python examples/papers/graph_solver.py  # two minutes on two cores; writes graph_solver.png next to this file
     python examples/papers/graph_solver.py --help
 
 :Paper: Convergent Graph Solvers (2022), arXiv 2106.01680
 :Shows: values of larger graphs than those of the training, from the fixed points of a learned graph network
-:Does not show: pore networks and graph classification
+:Does not show: an advantage over messages alone, pore networks and graph classification
 :Starts from: a map
 """
 
@@ -145,17 +147,21 @@ def main() -> None:
     losses: dict[str, list[float]] = {}
     points: dict[str, tuple[Tensor, Tensor]] = {}
     rows = []
+    errors: dict[tuple[str, str], tuple[float, float]] = {}
     with progress(len(WAYS) * options.updates, "updates") as bar:
         for name, gamma in WAYS.items():
             model, losses[name] = train(gamma, options, bar)
             for size, graphs in tests.items():
                 error, optimal, *both = judge(model, graphs)
                 rows.append(f"{name:26}{size:14}{100 * error:8.1f} %{optimal:14.3f}")
+                errors[name, size] = error, optimal
                 points[name] = (both[0], both[1])
     print(f"{'':26}{'':14}{'error':>10}{'optimal':>14}")
     print("\n".join(rows))
     tail = {name: statistics.fmean(curve[-len(curve) // 10 :]) for name, curve in losses.items()}
     print(f"squared error at the end: {tail[next(iter(WAYS))]:.3f}, messages alone {tail['messages alone']:.3f}")
+    if options.updates >= 600:
+        assert all(error <= 0.07 and optimal >= 0.64 for error, optimal in errors.values())
     draw(losses, points, options.figure)
 
 
