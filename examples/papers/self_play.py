@@ -155,7 +155,7 @@ def run(after: Array, targets: Array, iterations: int, seed: int, conjecturing: 
 def main(options: Options) -> None:
     after = statements()
     distance = distances(after)
-    print("statements by the length of the shortest proof:", *np.bincount(distance).tolist())
+    print(f"statements by the length of the shortest proof: {np.bincount(distance)}")
     assert np.bincount(distance).tolist() == DISTANCES
     curves: dict[str, list[Array]] = {"expert iteration": [], "self-play": []}
     rates: dict[str, list[float]] = {name: [] for name in curves}
@@ -175,7 +175,7 @@ def main(options: Options) -> None:
     for name, each in curves.items():
         shown = "   ".join(f"{n}: {min(h[n - 1] for h in each):.3f}-{max(h[n - 1] for h in each):.3f}" for n in marks)
         print(f"{name:17} list proved after {shown}   all at once {min(rates[name]):.3f}-{max(rates[name]):.3f}")
-    print("law of q at the end:", *np.round(np.mean(laws, 0), 2).tolist())
+    print("law of q at the end: " + " ".join(f"{x:.2f}" for x in np.mean(laws, axis=0)))
     expert, play = ([history[9] for history in each] for each in curves.values())
     if options.listed == 1000:
         assert min(play) >= 0.99 and max(expert) <= 0.66
