@@ -7,7 +7,6 @@ from bench.decode.cases import ACCELERATE, OURS, TRANSFORMERS
 from bench.harness import tables
 from bench.harness.contest import Record
 
-
 #: Formats of the table of the documentation
 _SHOWN = ("f32", "bf16", "int8", "int4", "mxfp4")
 

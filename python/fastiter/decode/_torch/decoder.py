@@ -69,7 +69,8 @@ class Decoder:
     ------
     TypeError, ValueError
         For a model without a plan, with the module or option that is unknown; for a model whose steps are not those of
-        its plan, with its class and version; for a model in training mode; for formats without a product, and patterns that match no layer.
+        its plan, with its class and version; for a model in training mode; for formats without a product, and patterns
+        that match no layer.
 
     See Also
     --------

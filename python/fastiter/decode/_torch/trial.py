@@ -19,7 +19,7 @@ from .cache import new_cache, position_ids
 from .sequences import Sequences, sequences_of
 from .weights import head_of
 
-#: Tokens of a trial: the model reads the first one, as a prompt; the second reads its states, the third what a step wrote
+#: Tokens of a trial: the model reads the first one, as a prompt; the second reads its states, the third those of a step
 _TOKENS = 3
 #: How much a norm after a state that reads almost nothing amplifies the rounding of its inputs
 _AMPLIFICATION = 100
@@ -42,8 +42,8 @@ def check_equations(model: Any, plan: Plan, dtype: torch.dtype, step: Callable[[
         if found <= limit:
             return
     raise ValueError(
-        f"Decoder: {type(model).__name__} of {_version()} must compute the steps of its plan, got logits that differ by "
-        f"{found:.1e} of the largest, more than {limit:.1e}"
+        f"Decoder: {type(model).__name__} of {_version()} must compute the steps of its plan, got logits that differ "
+        f"by {found:.1e} of the largest, more than {limit:.1e}"
     )
 
 
