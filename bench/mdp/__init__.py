@@ -2,6 +2,8 @@
 
 sweeps     one sweep over all states in float64, against a copy of the same number of bytes
 solvers    values to the same tolerance, on fresh models, one thread
+afterstates  one sweep of pairs that share rows of P, against a row for each pair
+occupancy  a step of an occupancy and of its gradients, against a sweep
 never-slower  the automatic method against each of ours and QuantEcon's, on thirty shapes
 """
 
@@ -18,11 +20,12 @@ from bench.harness.contest import Record
 from bench.harness.session import Options
 from bench.harness.timing import Competitor, collect_garbage, interleave, load_average, use_threads
 from bench.mdp import cases, table
+from bench.mdp.flows import afterstates, occupancies
 from bench.mdp.never_slower import never_slower
 from bench.mdp.peers import Solver, ours
 from fastiter.mdp import MDP, examples
 
-SECTIONS = ("sweeps", "solvers", "never-slower")
+SECTIONS = ("sweeps", "solvers", "afterstates", "occupancy", "never-slower")
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (500,)
 GRID, QUICK_GRID = 300, 20
 
@@ -109,5 +112,6 @@ def solvers(options: Options) -> Iterator[Record]:
 def main(arguments: argparse.Namespace) -> Record:
     """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("mdp", arguments, SECTIONS)
-    sections = {"sweeps": sweeps, "solvers": solvers, "never-slower": never_slower}
+    sections = {"sweeps": sweeps, "solvers": solvers, "afterstates": afterstates, "occupancy": occupancies}
+    sections |= {"never-slower": never_slower}
     return session.measure("mdp", options, sections, table.HEADERS, table.ROWS)

@@ -8,10 +8,13 @@ from bench.harness import tables
 from bench.harness.contest import Record
 
 SHARE_GOAL, SLOWER_GOAL = 0.7, 1.5
+OCCUPANCY_GOAL = 2.5  # sweeps, forward and backward together
 
 HEADERS = {
     "sweeps": f"{'one sweep':34}{'threads':>8}{'ms':>10}{'ns/entry':>10}{'GB/s':>8}{'share':>8}",
     "never-slower": f"{'the automatic method':42}  {'ended with':12}{'ms':>10}  {'best':16}{'ms':>10}{'ratio':>8}",
+    "afterstates": f"{'pairs that share rows':34}{'threads':>8}{'pairs/row':>10}{'ms':>10}{'faster':>8}{'smaller':>8}",
+    "occupancy": f"{'a step, in sweeps':34}{'threads':>8}{'sweep, ms':>10}{'forward':>8}{'both':>8}{'with P':>8}",
     "solvers": f"{'to the tolerance':34}  {'solver':22}{'ms':>10}{'ours, ms':>10}{'ratio':>8}{'error':>10}",
 }
 
@@ -38,7 +41,27 @@ def never_slower_row(r: Record) -> str:
     )
 
 
-ROWS = {"sweeps": sweeps_row, "solvers": solvers_row, "never-slower": never_slower_row}
+def afterstates_row(r: Record) -> str:
+    return (
+        f"{r['work']:34}{r['threads']:8}{r['pairs_per_row']:10.2f}{r['ms']:10.3f}{r['faster']:8.2f}{r['smaller']:8.2f}"
+        f"  load {r['load']:.1f}"
+    )
+
+
+def occupancy_row(r: Record) -> str:
+    return (
+        f"{r['work']:34}{r['threads']:8}{r['sweep_ms']:10.3f}{r['forward']:8.2f}{r['both']:8.2f}{r['with_P']:8.2f}"
+        f"  load {r['load']:.1f}"
+    )
+
+
+ROWS = {
+    "sweeps": sweeps_row,
+    "solvers": solvers_row,
+    "afterstates": afterstates_row,
+    "occupancy": occupancy_row,
+    "never-slower": never_slower_row,
+}
 
 
 def sweeps_markdown(records: Sequence[Record]) -> list[str]:
@@ -90,6 +113,26 @@ def never_slower_markdown(records: Sequence[Record]) -> list[str]:
     return ["### The automatic method against the best one", note, tables.markdown_table(header, rows)]
 
 
+def afterstates_markdown(records: Sequence[Record]) -> list[str]:
+    columns: dict[str, tables.Entry] = {
+        "pairs / rows": lambda r: f"{r['pairs_per_row']:.2f}",
+        "times as fast": lambda r: f"{r['faster']:.2f}",
+        "times as small": lambda r: f"{r['smaller']:.2f}",
+    }
+    note = "A sweep, and the arrays of the process, against those of the same process with a row for each pair."
+    return ["### Pairs that share rows", note, tables.pivot(records, columns)]
+
+
+def occupancy_markdown(records: Sequence[Record]) -> list[str]:
+    def goal(name: str) -> tables.Entry:
+        return lambda r: tables.at_most(f"{r[name]:.2f}", f"{OCCUPANCY_GOAL:g}", r[name] <= OCCUPANCY_GOAL)
+
+    columns = {"forward": lambda r: f"{r['forward']:.2f}", "and backward": goal("both"), "and for P": goal("with_P")}
+    note = "A step of a horizon, in sweeps of the same process."
+    return ["### Occupancies", note, tables.pivot(records, columns)]
+
+
 def markdown(results: Record) -> str:
-    sections = {"sweeps": sweeps_markdown, "solvers": solvers_markdown, "never-slower": never_slower_markdown}
+    sections = {"sweeps": sweeps_markdown, "solvers": solvers_markdown, "afterstates": afterstates_markdown}
+    sections |= {"occupancy": occupancy_markdown, "never-slower": never_slower_markdown}
     return tables.document(results, sections)

@@ -4,6 +4,7 @@
 #include "mdp/loops.hpp"
 #include "mdp/model.hpp"
 #include "mdp/pattern.hpp"
+#include "mdp/policies/occupancy.hpp"
 #include "mdp/project.hpp"
 #include "mdp/robust.hpp"
 #include <limits>
@@ -257,6 +258,34 @@ std::pair<double, double> shared(int bits, int64_t states, const py::tuple& arra
     return {span.low, span.high};
 }
 
+// vectors: policy (pairs), start (states); out: total (states), history (horizon, states) or None
+void visits(int bits, int64_t states, const py::tuple& arrays, double discount, int64_t horizon,
+            const py::tuple& vectors, const py::tuple& out) {
+    with_process(bits, states, arrays, [&]<class T>(Process<T>& p) {
+        p.discount = discount;
+        Visits<T> v{address<const T>(py::handle(vectors[0])), address<const T>(py::handle(vectors[1])), horizon};
+        v.total = address<T>(py::handle(out[0]));
+        v.history = address<T>(py::handle(out[1]));
+        py::gil_scoped_release release;
+        visit(p, v);
+    });
+}
+
+// vectors: policy, history, the gradient of the total; out: the gradients of start, policy, and of the entries or None
+void gradients_of_visits(int bits, int64_t states, const py::tuple& arrays, double discount, int64_t horizon,
+                         const py::tuple& vectors, const py::tuple& out) {
+    with_process(bits, states, arrays, [&]<class T>(Process<T>& p) {
+        p.discount = discount;
+        VisitGradients<T> g{address<const T>(py::handle(vectors[0])), address<const T>(py::handle(vectors[1])),
+                            address<const T>(py::handle(vectors[2])), horizon};
+        g.start = address<T>(py::handle(out[0]));
+        g.share = address<T>(py::handle(out[1]));
+        g.weight = address<T>(py::handle(out[2]));
+        py::gil_scoped_release release;
+        visit_gradients(p, g);
+    });
+}
+
 // z = 0: onto m quantiles; else onto the m atoms z
 void project(int64_t n, int64_t k, py::handle p, py::handle x, int64_t m, py::handle z, py::handle out) {
     const double *mass = address<const double>(p), *at = address<const double>(x), *atoms = address<const double>(z);
@@ -343,6 +372,8 @@ void bind(py::module_& m) {
     m.def("order_from", order);
     m.def("robust", robust);
     m.def("shared", shared);
+    m.def("visits", visits);
+    m.def("visit_gradients", gradients_of_visits);
     m.def("project", project);
 }
 

@@ -39,7 +39,7 @@ NOT_CALLED = {
     "fastiter.fixedpoint.HopfieldSolution",
     *(f"fastiter.fixedpoint.monotone.{name}" for name in ("InclusionSolution",)),
     *(f"fastiter.fixedpoint.{name}" for name in ("FixedPointSolution", "SinkhornSolution")),
-    *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
+    *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon", "Occupancy")),
     "fastiter.mdp.MDPSolution",
     *(f"fastiter.experimental.{name}" for name in ("RobustPolicy", "TransportSweep")),
     *(f"fastiter.mdp.distributional.{name}" for name in ("StockValues", "TailValues")),

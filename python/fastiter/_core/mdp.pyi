@@ -115,3 +115,23 @@ def shared(
 def absorbing(bits: int, states: int, arrays: Arrays, idle: bool, out: Address, /) -> None: ...
 def order_from(states: int, start: Address, before: Address, goals: Address, out: Address, /) -> int: ...
 def project(n: int, k: int, p: Address, x: Address, m: int, z: Address, out: Address, /) -> None: ...
+def visits(
+    bits: int,
+    states: int,
+    arrays: Arrays,
+    discount: float,
+    horizon: int,
+    vectors: tuple[Address, Address],
+    out: tuple[Address, Address],
+    /,
+) -> None: ...
+def visit_gradients(
+    bits: int,
+    states: int,
+    arrays: Arrays,
+    discount: float,
+    horizon: int,
+    vectors: tuple[Address, Address, Address],
+    out: tuple[Address, Address, Address],
+    /,
+) -> None: ...

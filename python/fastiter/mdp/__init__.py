@@ -8,6 +8,7 @@ from ._average import average, extended_value_iteration
 from ._batch import MDPBatch
 from ._finite import FiniteHorizon, finite_horizon
 from ._mdp import MDP
+from ._occupancy import Occupancy, occupancy
 from ._result import AverageSolution, MDPSolution
 from ._robust import robust
 
@@ -17,12 +18,14 @@ __all__ = [
     "FiniteHorizon",
     "MDPBatch",
     "MDPSolution",
+    "Occupancy",
     "average",
     "compat",
     "distributional",
     "examples",
     "extended_value_iteration",
     "finite_horizon",
+    "occupancy",
     "robust",
 ]
 

@@ -85,6 +85,21 @@ def policy_values(P: Array, R: Array, gamma: float, policy: Array) -> Array:
     return np.linalg.solve(np.eye(S) - gamma * chain, reward)
 
 
+def occupancy(P: Array, policy: Array, start: Array, gamma: float, horizon: int | None = None) -> tuple[Array, Array]:
+    """Return sum over t of gamma^t m_t(s), (S,), and of gamma^t m_t(s) policy(s, a), (S, A), for t < horizon or all t.
+
+    m_0 = start, and m_(t + 1)(s') = sum over s and a of m_t(s) policy(s, a) P(s, a, s').
+    """
+    chain = np.einsum("sa,sat->st", policy, P)
+    if horizon is None:
+        visits = np.linalg.solve(np.eye(len(P)) - gamma * chain.T, start)
+        return visits, policy * visits[:, None]
+    visits, now = np.zeros(len(P)), start.astype(np.float64)
+    for _ in range(horizon):
+        visits, now = visits + now, gamma * (now @ chain)
+    return visits, policy * visits[:, None]
+
+
 def dominant(chain: Array, rank: int) -> tuple[Array, Array]:
     """Return U, an orthonormal basis of the span of the eigenvectors of the largest moduli, and B = U^T P U.
 

@@ -48,6 +48,14 @@ def horizons(pick: Pick) -> dict[str, Any]:
     return {**steps, "value": pick.normal(S, dtype=dtype)}
 
 
+@calls("fastiter.mdp.occupancy")
+def visits(pick: Pick) -> dict[str, Any]:
+    S, dtype = pick.integer(2, 5), pick.one_of(REAL)
+    start = pick.one_of((0, probabilities(pick, S).astype(dtype)))
+    given = {"problem": mdp.examples.forest(S, 0.9, dtype=dtype), "start": start, "horizon": pick.one_of((None, 3))}
+    return {**given, "policy": np.full((S, 2), 0.5, dtype)}
+
+
 # ---- Laws of returns ------------------------------------------------------------------------------------------------
 
 STOCKS = np.arange(-8.0, 9.0)

@@ -15,6 +15,7 @@ from fastiter import Solution
 from tests.public import every
 from tests.public.calls.hopfield import network
 from tests.public.calls.processes import LIMITS
+from tests.public.calls.processes_more import probabilities
 from tests.public.calls.systems import dense
 from tests.public.pick import Pick, subset
 from tests.public.table import Entry, Make
@@ -100,6 +101,13 @@ def of_one_dtype(name: str) -> Make:
     return make
 
 
+def visited(pick: Pick) -> dict[str, Any]:
+    S, A, dtype = pick.integer(2, 4), pick.integer(1, 3), pick.one_of(REAL)
+    shares = [probabilities(pick, *shape).astype(dtype) for shape in ((S, A, S), (S, A), (S,))]
+    names = ("P", "policy", "start")
+    return {**dict(zip(names, shares, strict=True)), "gamma": 0.5, "horizon": pick.one_of((None, 3))}
+
+
 prox, more = fastiter.torch.fixedpoint.prox, fastiter.torch.fixedpoint
 for _name in prox.__all__:
     enter(_name, getattr(prox, _name), every.TABLE[f"fastiter.fixedpoint.prox.{_name}"].make)
@@ -120,3 +128,4 @@ enter("error_bound", more.error_bound, bound)
 enter("flexible_cg", fastiter.torch.relax.flexible_cg, conjugate)
 enter("values", fastiter.torch.mdp.values, decisions)
 enter("solve", fastiter.torch.mdp.solve, decisions)
+enter("occupancy", fastiter.torch.mdp.occupancy, visited)

@@ -165,5 +165,11 @@ class _ChainValues(torch.autograd.Function):
         return None, None, dweights, l, None
 
 
+def chain_values(crow: Tensor, col: Tensor, weights: Tensor, b: Tensor, transpose: bool) -> Tensor:
+    """Return x = b + W x, or b + W^T x, differentiable to any order in the weights of W and in b."""
+    x: Tensor = _ChainValues.apply(crow, col, weights, b, transpose)
+    return x
+
+
 mdp_policy.on_cuda(gpu.policy)
 mdp_chain_values.on_cuda(gpu.chain_values)

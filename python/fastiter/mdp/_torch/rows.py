@@ -47,33 +47,37 @@ def _of(x: Tensor, m: int) -> Tensor:
     return x[m] if x.dim() == 2 else x
 
 
-def read(function: str, P: Any, R: Tensor, states: Any, shared: Any = None) -> Rows:
-    """Return P, dense or (crow, col, values), and R as rows on their device; raise for other shapes and types."""
+def read(function: str, P: Any, R: Tensor, states: Any, shared: Any = None, name: str = "R") -> Rows:
+    """Return P, dense or (crow, col, values), and R as rows on their device; raise for other shapes and types.
+
+    ``name`` is that of R in messages.
+    """
     if isinstance(P, tuple):
-        return _sparse(function, P, R, states, shared)
-    for name, x in (("states", states), ("rows", shared)):
+        return _sparse(function, P, R, (states, shared), name)
+    for other, x in (("states", states), ("rows", shared)):
         if x is not None:
-            raise TypeError(f"{function}: {name} must be None for dense P, got {type(x).__name__}")
-    check_tensors(function, ("P", "R"), (P, R), DTYPES, CPU_AND_CUDA)
+            raise TypeError(f"{function}: {other} must be None for dense P, got {type(x).__name__}")
+    check_tensors(function, ("P", name), (P, R), DTYPES, CPU_AND_CUDA)
     if P.dim() not in (3, 4) or P.shape[-3] != P.shape[-1] or P.shape[-1] == 0:
         raise ValueError(f"{function}: P must have shape (S, A, S) or (B, S, A, S), got {tuple(P.shape)}")
     S, A = P.shape[-3:-1]
     if R.dim() not in (2, 3) or R.shape[-2:] != (S, A) or (R.dim() == 3 and P.dim() == 4 and len(R) != len(P)):
         expected = f"{(S, A)} or ({len(P) if P.dim() == 4 else 'B'}, {S}, {A})"
-        raise ValueError(f"{function}: R must have shape {expected} to go with P, got {tuple(R.shape)}")
+        raise ValueError(f"{function}: {name} must have shape {expected} to go with P, got {tuple(R.shape)}")
     whole = torch.arange(S, device=P.device)
     crow = torch.arange(S * A + 1, device=P.device) * S
     starts = torch.arange(S + 1, device=P.device) * A
     return Rows(starts, crow, whole.repeat(S * A), P.flatten(-3), R.flatten(-2))
 
 
-def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any, shared: Any) -> Rows:
+def _sparse(function: str, P: tuple[Any, ...], R: Tensor, pairs: tuple[Any, Any], name: str) -> Rows:
+    states, shared = pairs
     if len(P) != 3:
         raise TypeError(f"{function}: P must be a tensor or (crow, col, values), got {len(P)} parts")
     values = P[2]
-    check_tensors(function, ("values", "R"), (values, R), DTYPES, CPU_AND_CUDA)
+    check_tensors(function, ("values", name), (values, R), DTYPES, CPU_AND_CUDA)
     device = values.device
-    crow, col = (checked_integers(function, name, x, device) for name, x in zip(("crow", "col"), P[:2], strict=True))
+    crow, col = (checked_integers(function, part, x, device) for part, x in zip(("crow", "col"), P[:2], strict=True))
     if states is None:
         raise TypeError(f"{function}: states must be the state of each row of P, got None")
     owner = checked_integers(function, "states", states, device)
@@ -82,9 +86,9 @@ def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any, shared: A
     rows = rows if pair is None else len(pair)
     if R.shape[-1:] != (rows,) or R.dim() > 2 or owner.shape != (rows,):
         got = f"{tuple(R.shape)} and {tuple(owner.shape)}"
-        raise ValueError(f"{function}: R and states must have shape (rows,) = ({rows},) to go with P, got {got}")
+        raise ValueError(f"{function}: {name} and states must have shape (rows,) = ({rows},) to go with P, got {got}")
     if R.dim() == values.dim() == 2 and len(R) != len(values):
-        raise ValueError(f"{function}: R must have as many models as values, {len(values)}, got {len(R)}")
+        raise ValueError(f"{function}: {name} must have as many models as values, {len(values)}, got {len(R)}")
     if (owner.diff() < 0).any() or rows == 0 or owner[0] < 0:
         raise ValueError(f"{function}: states must rise from 0, got others")
     is_matrix = values.dim() in (1, 2) and col.shape == values.shape[-1:]
@@ -114,8 +118,8 @@ def _shared(function: str, shared: Any, rows: int, owner: Tensor) -> Tensor:
     return pair
 
 
-def discount_of(function: str, like: Tensor, gamma: Tensor | float) -> Tensor:
-    """Return gamma as a tensor of one number on the device of ``like``; raise for anything else."""
+def discount_of(function: str, like: Tensor, gamma: Tensor | float, *, closed: bool = False) -> Tensor:
+    """Return gamma as a tensor of one number on the device of ``like``; raise for others; ``closed``: it may be 1."""
     if isinstance(gamma, Tensor):
         if gamma.numel() != 1 or gamma.dtype != like.dtype or not (gamma.is_cpu or gamma.device == like.device):
             got = f"{gamma.dtype} of shape {tuple(gamma.shape)} on {gamma.device}"
@@ -123,6 +127,7 @@ def discount_of(function: str, like: Tensor, gamma: Tensor | float) -> Tensor:
         discount = gamma.reshape(())
     else:
         discount = torch.tensor(positive(function, "gamma", gamma), dtype=like.dtype, device="cpu")
-    if not torch.compiler.is_compiling() and not 0 <= discount.item() < 1:
-        raise ValueError(f"{function}: gamma must be at least 0 and below 1, got {discount.item():g}")
+    if not torch.compiler.is_compiling() and not (0 <= discount.item() < 1 or (closed and discount.item() == 1)):
+        expected = "from 0 to 1" if closed else "at least 0 and below 1"
+        raise ValueError(f"{function}: gamma must be {expected}, got {discount.item():g}")
     return discount.to(like.device)
