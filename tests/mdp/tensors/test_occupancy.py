@@ -197,9 +197,9 @@ def test_errors() -> None:
     for kind, message, arguments, horizon in wrong:
         with pytest.raises(kind, match=f"occupancy: {message}"):
             mdp.occupancy(*arguments, horizon=horizon)
-    ending = MDP(np.array([[[0.5, 0.5]], [[0.0, 1.0]]]), np.array([[-1.0], [0.0]]), 1.0)
+    ending = MDP(np.eye(3)[[1, 2, 2]][:, None], np.array([[-1.0], [-1.0], [0.0]]), 1.0)
     with pytest.raises(ValueError, match="occupancy: horizon must be a number of steps if gamma is 1, got None"):
-        mdp.occupancy(ending, [0, -1], 0)
+        mdp.occupancy(ending, [0, 0, -1], 0)
     P, policy, start = torch.ones(2, 1, 2) / 2, torch.ones(2, 1), torch.tensor([1.0, 0.0])
     for kind, message, given in (
         (ValueError, "policy must have shape", (P, policy[:1], start)),
