@@ -160,6 +160,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("gate_tensors", gate_tensors);
     m.def("gate_gradient_of_tensors", gate_gradient_of_tensors);
     m.def("use_tensors", use_tensors);
+    m.def("are_ordinary", are_ordinary);
 #define FASTITER_BIND(family)                             \
     {                                                     \
         py::module_ submodule = m.def_submodule(#family); \

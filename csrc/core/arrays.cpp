@@ -11,6 +11,14 @@ const DLPackExchangeAPI* api = nullptr;
 PyTypeObject *tensor = nullptr, *parameter = nullptr;
 PyObject* is_neg = nullptr; // interned name
 
+bool is_plain(PyObject* x) { return Py_TYPE(x) == tensor || Py_TYPE(x) == parameter; }
+
+bool is_readable(PyObject* x, DLTensor& read) {
+    if (api->dltensor_from_py_object_no_sync(x, &read) == 0) return true;
+    PyErr_Clear();
+    return false;
+}
+
 void set_error(void*, const char*, const char* message) {
     py::gil_scoped_acquire gil;
     PyErr_SetString(PyExc_RuntimeError, message);
@@ -72,6 +80,16 @@ DLManagedTensorVersioned* from_torch(DLTensor prototype, int64_t count) {
     return managed;
 }
 
+bool all_ordinary(PyObject* items) { // a list or a tuple
+    PyObject* const* first = PySequence_Fast_ITEMS(items);
+    return std::all_of(first, first + PySequence_Fast_GET_SIZE(items), [](PyObject* x) {
+        DLTensor read;
+        if (is_plain(x)) return is_readable(x, read) && read.device.device_type == kDLCPU;
+        if (PyList_CheckExact(x) || PyTuple_CheckExact(x)) return all_ordinary(x);
+        return !PyObject_TypeCheck(x, tensor);
+    });
+}
+
 py::object new_tensor(const Array& like, Places places, int bits) {
     DLTensor prototype = like.dl();
     prototype.dtype = {uint8_t(bits == 16 ? kDLBfloat : kDLFloat), uint8_t(bits), 1};
@@ -87,6 +105,8 @@ py::object new_tensor(const Array& like, Places places, int bits) {
 }
 
 } // namespace
+
+bool are_ordinary(const py::tuple& arguments) { return api && all_ordinary(arguments.ptr()); }
 
 bool use_tensors(py::object capsule, py::object tensor_type, py::object parameter_type) {
     const auto* offered =
@@ -125,11 +145,7 @@ Array::Array(PyObject* x) {
 }
 
 bool Array::read_tensor(PyObject* x) {
-    if (!api || (Py_TYPE(x) != tensor && Py_TYPE(x) != parameter)) return false;
-    if (api->dltensor_from_py_object_no_sync(x, &t_) != 0) {
-        PyErr_Clear();
-        return false;
-    }
+    if (!api || !is_plain(x) || !is_readable(x, t_)) return false;
     return t_.dtype.lanes == 1 && t_.device.device_type == kDLCPU && t_.ndim > 0 && t_.strides && !is_negated(x);
 }
 
@@ -137,6 +153,8 @@ bool Array::read(PyObject* x) {
     if (!read_tensor(x)) return false;
     return bits() == 16 ? t_.dtype.code == kDLBfloat : t_.dtype.code == kDLFloat && (bits() == 32 || bits() == 64);
 }
+
+bool Array::read_flags(PyObject* x) { return read_tensor(x) && t_.dtype.code == kDLBool && bits() == 8; }
 
 bool Array::read_integers(PyObject* x) { return read_tensor(x) && t_.dtype.code == kDLInt && bits() == 64; }
 

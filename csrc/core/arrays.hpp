@@ -16,6 +16,10 @@ namespace fastiter {
 // redefine ops. Returns whether the DLPack version is supported.
 bool use_tensors(py::object api, py::object tensor_type, py::object parameter_type);
 
+// Whether all tensors among the arguments, and in their lists and tuples, are in CPU memory that kernels can read: no
+// subclasses, and no wrappers that a transform of torch.func has left behind.
+bool are_ordinary(const py::tuple& arguments);
+
 // An array's memory, shape and strides. Strides count elements. The Python object has to outlive it.
 class Array {
 public:
@@ -25,6 +29,7 @@ public:
     // Reads a plain, dense CPU tensor of float32, float64 or bfloat16; false: x is something else.
     bool read(PyObject* x);
     bool read_integers(PyObject* x); // the same for int64
+    bool read_flags(PyObject* x);    // the same for bool
 
     int ndim() const { return t_.ndim; }
     bool is_complex() const { return t_.dtype.code == kDLComplex; }

@@ -80,16 +80,17 @@ def choose(function: str, table: Backends[_Result], backend: str | None, *arrays
     """Return the entry of ``table`` that the arrays' device or ``backend`` selects; ``None`` means ``"cpu"``."""
     if "cuda" in table and any(map(is_cupy, arrays)):
         return _cuda_row(function, table, backend)
-    name = "cpu" if backend is None else backend
-    if not isinstance(name, str):
-        raise TypeError(f"{function}: backend must be a str or None, got {type(name).__name__}")
-    if name in table and name not in _ON_CARDS:
-        return table[name]
+    if backend is None:
+        return table["cpu"]
+    if not isinstance(backend, str):
+        raise TypeError(f"{function}: backend must be a str or None, got {type(backend).__name__}")
+    if backend in table and backend not in _ON_CARDS:
+        return table[backend]
     known = ", ".join(repr(key) for key in table if key not in _ON_CARDS)
-    if name in _ON_CARDS:
+    if backend in _ON_CARDS:
         which = "NumPy arrays (CuPy arrays and CUDA tensors run on their card)"
-        raise BackendError(f"{function}: backend must be one of {known} for {which}, got {name!r}")
-    raise ValueError(f"{function}: backend must be one of {known}, got {name!r}")
+        raise BackendError(f"{function}: backend must be one of {known} for {which}, got {backend!r}")
+    raise ValueError(f"{function}: backend must be one of {known}, got {backend!r}")
 
 
 def is_cuda(run: Callable[..., Any]) -> bool:
@@ -111,7 +112,8 @@ def is_cupy(x: object) -> bool:
     """Return whether ``x`` is a CuPy array or sparse matrix, or a sequence that begins with a CuPy array."""
     while isinstance(x, tuple) and x:
         x = x[0]
-    return type(x).__module__.partition(".")[0] in ("cupy", "cupyx")
+    module = type(x).__module__
+    return module.startswith("cupy") and module.partition(".")[0] in ("cupy", "cupyx")
 
 
 def _is_array(x: object) -> bool:

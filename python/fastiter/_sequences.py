@@ -27,6 +27,9 @@ class Sequences(NamedTuple):
         return batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
 
 
+_WHOLE_ROWS = Sequences(None, None, None)
+
+
 def checked_sequences(
     function: str,
     batch: int,
@@ -37,6 +40,8 @@ def checked_sequences(
     steps: str = "x",
 ) -> Sequences:
     """Check the arguments that divide the steps of an array, the argument ``steps``, into sequences."""
+    if reset is None and lengths is None and cu_seqlens is None:
+        return _WHOLE_ROWS
     flags, whole, bounds = None, None, None
     if reset is not None:
         reset = as_flags(function, "reset", reset)

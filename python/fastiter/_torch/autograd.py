@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from .ops import unwatched
+from .ops import are_ordinary, unwatched
 
 F = TypeVar("F", bound=Callable[..., Any])
 _CALL = threading.local()  # function: the name of the public function in progress, if it calls others
@@ -69,7 +69,22 @@ def applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     is called in whose forward pass it runs: torch takes half the time for that, which small calls are bound by.
     """
     is_plain = unwatched() and forward_ad._current_level < 0
-    return (_in_one_pass(function) if is_plain else function).apply(*arguments)
+    return applied_directly(_in_one_pass(function), *arguments) if is_plain else function.apply(*arguments)
+
+
+def applied_directly(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """Return ``function.apply(*arguments)`` for a call that is not watched (:func:`unwatched`).
+
+    torch checks in Python whether an argument is a wrapper that a transform has left behind, which plain tensors are
+    not: for them only what torch does after this check is called.
+    """
+    return (_unchecked(function) if are_ordinary(arguments) else function.apply)(*arguments)
+
+
+@functools.cache
+def _unchecked(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply
+    return apply
 
 
 @functools.cache

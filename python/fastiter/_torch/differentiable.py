@@ -200,7 +200,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         layout, every = _DEFINED[inputs[0]].layout, (*inputs, *output)
-        ctx.save_for_backward(*[every[i] for i in layout.saved])
+        ctx.save_for_backward(*map(every.__getitem__, layout.saved))
         ctx.function, ctx.options, ctx.called = inputs[0], inputs[layout.options], called()
         if len(output) > layout.constant:
             ctx.mark_non_differentiable(*output[layout.constant :])

@@ -161,20 +161,8 @@ def _explain(
             )
 
 
-def are_ordinary(arguments: Sequence[Any]) -> bool:
-    """Return whether all tensors in the arguments, including lists and tuples, are plain tensors on the CPU."""
-    for x in arguments:
-        kind = type(x)
-        if kind in _ORDINARY:
-            if not x.is_cpu:
-                return False
-        elif kind is list or kind is tuple:
-            if not are_ordinary(x):
-                return False
-        elif isinstance(x, Tensor):
-            return False
-    return True
-
+#: Whether all tensors in a tuple of arguments, including its lists and tuples, are plain tensors in CPU memory
+are_ordinary = _core.are_ordinary
 
 _modes, _level = torch._C._len_torch_dispatch_stack, torch._C._functorch.maybe_current_level
 _trace = torch._C._get_tracing_state
@@ -241,7 +229,7 @@ def refuse_tangents(function: str, tensors: Iterable[Any]) -> None:
         raise NotImplementedError(f"{function}: forward-mode derivatives are not supported; use torch.autograd.grad")
 
 
-def needs_no_dispatch(arguments: Sequence[Any]) -> bool:
+def needs_no_dispatch(arguments: tuple[Any, ...]) -> bool:
     """Return whether an op's CPU implementation may be called directly.
 
     The dispatcher would take half the time of a small layer. It is needed only for tracing, transforms and wrapper

@@ -13,7 +13,7 @@ from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty, unit_stride
 from .._sequences import Sequences, as_part, backwards, checked_sequences
-from ._plan import Plan, Sizes, check_shapes, check_state, plan
+from ._plan import Plan, Sizes, check_method, check_shapes, check_state, plan
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -122,17 +122,19 @@ def delta_scan(
     every = ("q", "k", "v", "beta", "state", "decay"), (q, k, v, beta, state, decay)
     q, k, v, beta, state, decay = as_arrays(function, *every)
     names, arrays = ["q", "k", "v", "beta"], [q, k, v, beta]
-    for name, x in (("state", state), ("decay", decay)):
-        if x is not None:
-            names.append(name)
-            arrays.append(x)
+    if state is not None:
+        names.append("state")
+        arrays.append(state)
+    if decay is not None:
+        names.append("decay")
+        arrays.append(decay)
     check_arrays(function, names, arrays)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
-    chosen = plan(function, method, chunk, sizes.factors)
+    check_method(function, method, chunk)
+    chosen = plan(method, chunk, sizes.factors)
     rows = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
-    check_state(
-        function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
-    )
+    if state is not None:
+        check_state(function, state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None)
     if out is not None:
         check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
     o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else out
@@ -152,8 +154,7 @@ def _shape(sizes: Sizes, chosen: Plan, rows: Sequences) -> tuple[Any, ...]:
     starts, lengths = None, rows.lengths
     if rows.cu_seqlens is not None:
         starts, lengths = rows.cu_seqlens, np.diff(rows.cu_seqlens)
-    numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
-    return (rows.count(sizes.batch), *numbers, starts, lengths, rows.reset, chosen.forward, chosen.period)
+    return (rows.count(sizes.batch), *sizes[1:], starts, lengths, rows.reset, chosen.forward, chosen.period)
 
 
 def _cpu(

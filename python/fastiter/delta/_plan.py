@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._check import check_choice, type_name
 
@@ -14,8 +14,7 @@ LONGEST_CHUNK = 256
 _BACKWARD, _SAVED = 16, 64
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """B, T, M factors per step, N heads, and states of K rows and V columns."""
 
     batch: int
@@ -33,35 +32,42 @@ def check_shapes(function: str, q: Shape, k: Shape, v: Shape, beta: Shape, decay
     batch, time, heads, keys = q
     if heads < 1 or keys < 1:
         raise ValueError(f"{function}: q must have at least one head and one unit, got shape {tuple(q)}")
-    has_factors = len(k) == 5
-    if (len(k) != 4 and not has_factors) or (*k[:2], *k[-2:]) != tuple(q) or (has_factors and k[2] < 1):
+    factors = k[2] if len(k) == 5 else 1
+    leading = (batch, time, factors, heads) if len(k) == 5 else (batch, time, heads)
+    if k != (*leading, keys) or factors < 1:
         raise ValueError(
             f"{function}: k must have shape (B, T, N, K) = {tuple(q)} like q or (B, T, M, N, K), got {tuple(k)}"
         )
-    letters, leading = ("B, T, M, N", k[:4]) if has_factors else ("B, T, N", k[:3])
-    leading = tuple(leading)
-    if len(v) != len(k) or tuple(v[:-1]) != leading or v[-1] < 1:
+    if v[:-1] != leading or v[-1] < 1:
         expected = ", ".join(map(str, leading))
-        raise ValueError(f"{function}: v must have shape ({letters}, V) = ({expected}, V) to go with k, got {tuple(v)}")
-    if tuple(beta) != leading:
-        raise ValueError(f"{function}: beta must have shape ({letters}) = {leading} to go with k, got {tuple(beta)}")
-    if decay is not None and tuple(decay) != (batch, time, heads):
+        raise ValueError(
+            f"{function}: v must have shape ({_letters(k)}, V) = ({expected}, V) to go with k, got {tuple(v)}"
+        )
+    if beta != leading:
+        raise ValueError(
+            f"{function}: beta must have shape ({_letters(k)}) = {leading} to go with k, got {tuple(beta)}"
+        )
+    if decay is not None and decay != (batch, time, heads):
         raise ValueError(
             f"{function}: decay must have shape (B, T, N) = {(batch, time, heads)} to go with q, got {tuple(decay)}"
         )
-    return Sizes(batch, time, k[2] if has_factors else 1, heads, keys, v[-1])
+    return Sizes(batch, time, factors, heads, keys, v[-1])
 
 
-def check_state(function: str, state: Shape | None, sizes: Sizes, rows: int, packed: bool) -> None:
+def _letters(k: Shape) -> str:
+    """Return the names of the leading axes of k, v and beta in messages."""
+    return "B, T, M, N" if len(k) == 5 else "B, T, N"
+
+
+def check_state(function: str, state: Shape, sizes: Sizes, rows: int, packed: bool) -> None:
     """Check the shape of the initial state, which has one matrix for each of the ``rows`` sequences."""
-    expected = (rows, sizes.heads, sizes.keys, sizes.values)
-    if state is not None and tuple(state) != expected:
+    if state != (rows, sizes.heads, sizes.keys, sizes.values):
+        expected = (rows, sizes.heads, sizes.keys, sizes.values)
         letter = "S" if packed else "B"
         raise ValueError(f"{function}: state must have shape ({letter}, N, K, V) = {expected}, got {tuple(state)}")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Steps per chunk, forward (0: one by one) and backward, and steps between two saved states."""
 
     forward: int
@@ -73,13 +79,17 @@ class Plan:
         return sizes.time // self.period + rows if packed else rows * -(-sizes.time // self.period)
 
 
-def plan(function: str, method: object, chunk: object, factors: int) -> Plan:
-    """Return the plan for ``method`` and ``chunk`` with ``factors`` factors per step."""
+def check_method(function: str, method: object, chunk: object) -> None:
+    """Check the options that choose a plan."""
     check_choice(function, "method", method, METHODS)
     if not isinstance(chunk, int) or isinstance(chunk, bool):
         raise TypeError(f"{function}: chunk must be an int, got {type_name(chunk)}")
     if not 1 <= chunk <= LONGEST_CHUNK:
         raise ValueError(f"{function}: chunk must be from 1 to {LONGEST_CHUNK}, got {chunk}")
+
+
+def plan(method: str, chunk: int, factors: int) -> Plan:
+    """Return the plan for ``method`` and ``chunk`` with ``factors`` factors per step."""
     # "auto" is the step form, which is always faster on a CPU (numbers in docs/delta/index.md).
     together = max(1, (chunk if method == "chunk" else _BACKWARD) // factors)
     return Plan(together if method == "chunk" else 0, together, together * max(1, _SAVED // (together * factors)))

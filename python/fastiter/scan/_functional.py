@@ -13,7 +13,7 @@ from .. import _core
 from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_array, check_arrays, check_flag, check_out, empty, unit_stride
-from .._sequences import Shape, as_part, checked_sequences
+from .._sequences import Sequences, Shape, as_part, checked_sequences
 from ._shapes import check_block_shapes, check_first, check_linear_shapes
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -196,16 +196,6 @@ _BLOCK = _Scan(
 )
 
 
-class _Cut(NamedTuple):
-    """The division of the steps into sequences: their number, direction, ends and resets."""
-
-    sequences: int
-    reverse: bool
-    reset: Array | None
-    lengths: Array | None
-    cu_seqlens: Array | None
-
-
 def _run(
     scan: _Scan,
     a: Array,
@@ -230,22 +220,21 @@ def _run(
     check_arrays(function, ("x", scan.factors), (x, a), scan.dtypes)
     scan.check_shapes(function, a.shape, x.shape)
     sequences = checked_sequences(function, x.shape[0], x.shape[1], reset, lengths, cu_seqlens)
-    cut = _Cut(sequences.count(x.shape[0]), reverse, *sequences)
     if state is not None:
-        _check_h0(function, state, x, cut, scan.dtypes)
+        _check_h0(function, state, x, sequences, scan.dtypes)
     if out is not None:
-        inputs = {"x": x, scan.factors: a, "state": state, "reset": cut.reset}
+        inputs = {"x": x, scan.factors: a, "state": state, "reset": sequences.reset}
         arrays = {name: y for name, y in inputs.items() if y is not None}
         check_out(function, out, x.shape, tuple(arrays), tuple(arrays.values()), scan.dtypes)
-    return run(scan, a, x, state, cut, out)
+    return run(scan, a, x, state, reverse, sequences, out)
 
 
-def _check_h0(function: str, state: Array, x: Array, cut: _Cut, dtypes: tuple[str, ...]) -> None:
+def _check_h0(function: str, state: Array, x: Array, sequences: Sequences, dtypes: tuple[str, ...]) -> None:
     check_array(function, "state", state, dtypes)
     dtype = _carried(x)
     if state.dtype != dtype:
         raise TypeError(f"{function}: state must have dtype {dtype} to go with {x.dtype} x, got {state.dtype}")
-    check_first(function, state.shape, cut.sequences, x.shape[2:], cut.cu_seqlens is not None)
+    check_first(function, state.shape, sequences.count(x.shape[0]), x.shape[2:], sequences.cu_seqlens is not None)
 
 
 def _carried(x: Array) -> np.dtype[Any]:
@@ -253,51 +242,56 @@ def _carried(x: Array) -> np.dtype[Any]:
     return np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
 
 
-def _cpu(scan: _Scan, a: Array, x: Array, state: Array | None, cut: _Cut, out: Array | None) -> tuple[Array, Array]:
-    time, inner = x.shape[1], x.shape[2:]
-    a, flat = _flat_factors(a, x), _flat(x)
+def _cpu(
+    scan: _Scan,
+    a: Array,
+    x: Array,
+    state: Array | None,
+    reverse: bool,
+    sequences: Sequences,
+    out: Array | None,
+) -> tuple[Array, Array]:
+    (batch, time), inner = x.shape[:2], x.shape[2:]
+    count, (reset, lengths, bounds) = sequences.count(batch), sequences
     first = None if state is None else np.ascontiguousarray(state)
-    h = None if out is None else _flat_view(out)
-    if h is None:
-        h = empty(flat.shape, x.dtype)
-    last = np.empty((cut.sequences, *inner), _carried(x))
-    reset = None if cut.reset is None else np.ascontiguousarray(cut.reset)
-    shape = (cut.sequences, time, flat.shape[-1], cut.reverse, cut.lengths, cut.cu_seqlens, reset)
-    scan.forward(shape, *(() if scan is _LINEAR else (inner[-1],)), a, flat, first, h, last)
-    if out is None:
-        return h.reshape(x.shape), last
-    if not np.may_share_memory(h, out):
+    flags = None if reset is None else np.ascontiguousarray(reset)
+    result = empty(x.shape, x.dtype) if out is None else out
+    h = _flat(result)
+    last = np.empty((count, *inner), _carried(x))
+    shape = (count, time, h.shape[2], reverse, lengths, bounds, flags)
+    scan.forward(shape, *(() if scan is _LINEAR else (inner[-1],)), _flat_factors(a, x), _flat(x), first, h, last)
+    if out is not None and not np.may_share_memory(h, out):  # a copy, as the strides of out allow no such view
         out[...] = h.reshape(x.shape)
-    return out, last
+    return result, last
 
 
 def _flat(x: Array) -> Array:
     """Return x as (B, T, elements per step), contiguous along the last axis."""
-    return unit_stride(x.reshape((*x.shape[:2], math.prod(x.shape[2:]))))
-
-
-def _flat_view(out: Array) -> Array | None:
-    """Return ``out`` as such a view, or None if its strides do not allow one."""
-    flat = _flat(out)
-    return flat if np.may_share_memory(flat, out) else None
+    return unit_stride(x if x.ndim == 3 else x.reshape((*x.shape[:2], math.prod(x.shape[2:]))))
 
 
 def _flat_factors(a: Array, x: Array) -> Array:
     """Return a or A flattened in the same way, with size 1 where it broadcasts over B or T."""
     inner = x.shape[2:] if x.ndim == 3 else (*x.shape[2:], x.shape[-1])
-    a = a.reshape((1,) * (2 + len(inner) - a.ndim) + a.shape)
+    if a.ndim < 2 + len(inner):
+        a = a.reshape((1,) * (2 + len(inner) - a.ndim) + a.shape)
     if a.shape[2:] != inner:
         a = np.broadcast_to(a, (*a.shape[:2], *inner))
     return _flat(a)
 
 
 def _reference(
-    scan: _Scan, a: Array, x: Array, state: Array | None, cut: _Cut, out: Array | None
+    scan: _Scan,
+    a: Array,
+    x: Array,
+    state: Array | None,
+    reverse: bool,
+    sequences: Sequences,
+    out: Array | None,
 ) -> tuple[Array, Array]:
     from . import reference
 
-    options = {"reverse": cut.reverse, "reset": cut.reset, "lengths": cut.lengths, "cu_seqlens": cut.cu_seqlens}
-    h, last = getattr(reference, scan.name)(a, x, state, **options)
+    h, last = getattr(reference, scan.name)(a, x, state, reverse=reverse, **sequences._asdict())
     if out is not None:
         out[...] = h
         h = out

@@ -24,15 +24,17 @@ def check_block_shapes(function: str, A: Shape, x: Shape) -> None:
         raise ValueError(f"{function}: x must have shape (B, T, N, K), got {tuple(x)}")
     if not 1 <= x[3] <= LARGEST_BLOCK:
         raise ValueError(f"{function}: x must have blocks of K = 1 to {LARGEST_BLOCK}, got shape {tuple(x)}")
-    blocks = (*x[2:], x[3])
-    if len(A) < 3 or tuple(A[-3:]) != tuple(blocks) or not _broadcasts(A, (*x[:2], *blocks)):
+    expected = (*x, x[3])
+    if len(A) < 3 or A[-3:] != expected[2:] or not _broadcasts(A, expected):
         raise ValueError(
-            f"{function}: A must be broadcastable over B and T to (B, T, N, K, K) = {(*x[:2], *blocks)} to go with x, "
+            f"{function}: A must be broadcastable over B and T to (B, T, N, K, K) = {expected} to go with x, "
             f"got {tuple(A)}"
         )
 
 
 def _broadcasts(shape: Shape, to: Shape) -> bool:
+    if shape == to:
+        return True
     if len(shape) > len(to):
         return False
     return all(size in (1, full) for size, full in zip(shape, to[len(to) - len(shape) :], strict=True))

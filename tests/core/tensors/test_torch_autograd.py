@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter.torch  # noqa: E402
+from fastiter._torch.ops import are_ordinary  # noqa: E402
 from fastiter.torch import flashrnn, nn, quant  # noqa: E402
 
 B, T, N, D = 2, 5, 2, 4
@@ -204,3 +205,38 @@ def test_transforms_of_torch_func_are_refused(name: str) -> None:
     for transform in transforms:
         with pytest.raises(RuntimeError, match=r"^\w+: torch\.func transforms such as grad and vmap are not supported"):
             transform(*given)
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_tensors_that_a_transform_has_left_behind(name: str) -> None:
+    """A transform's wrapper of an argument that is used after the transform stands for the argument."""
+    call, given = CASES[name]()
+    leaves = [x.clone().requires_grad_() for x in given]
+    expected = torch.autograd.grad(call(*leaves).square().sum(), leaves)
+    kept: list[Any] = []
+    torch.func.grad(lambda x: kept.append(x) or x.sum())(leaves[0])
+    found = torch.autograd.grad(call(kept[0], *leaves[1:]).square().sum(), leaves)
+    assert all(x.equal(y) for x, y in zip(found, expected, strict=True))
+
+
+def test_plain_tensors_are_told_from_others() -> None:
+    """Kernels read plain tensors directly, anywhere among the arguments; all others take torch's dispatcher."""
+    x, kept = torch.ones(2, 3), []
+    torch.func.vmap(lambda y: kept.append(y) or y)(x)
+    plain = [
+        x,
+        torch.nn.Parameter(x),
+        x.mT,
+        x[:0],
+        x.to(torch.bfloat16),
+        x > 0,
+        torch.ones(()),
+        None,
+        "sum",
+        3,
+        [x, [x]],
+    ]
+    others = [x.to("meta"), x.to_sparse(), x.as_subclass(type("Own", (torch.Tensor,), {})), *kept]
+    assert all(are_ordinary((y, x)) for y in plain)
+    for y in others:
+        assert not any(map(are_ordinary, ((y,), (x, y), (x, [None, y]), (x, ((y,), x)))))

@@ -20,7 +20,7 @@ from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import backwards, checked_sequences, in_reverse
 from .. import _functional as arrays
-from .._plan import check_shapes, check_state, plan
+from .._plan import check_method, check_shapes, check_state
 from .ops import DeltaForward, delta
 from .ops import forward as delta_forward
 from .triton import checked_method
@@ -95,19 +95,23 @@ def delta_scan(
             result = on_shards(delta_scan, {**signals, **options, **cut}, _AXES, ("BTNV", "BNKV"))
         return result
     check_flag(function, "reverse", reverse)
-    optional = [(name, x) for name, x in (("state", state), ("decay", decay)) if x is not None]
-    names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
+    names, tensors = ["q", "k", "v", "beta"], [q, k, v, beta]
+    if state is not None:
+        names.append("state")
+        tensors.append(state)
+    if decay is not None:
+        names.append("decay")
+        tensors.append(decay)
     if getattr(q, "dtype", None) in HALVES and q.is_cuda:
         _check_halves(names, tensors)
     else:
         check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
-    plan(function, method, chunk, sizes.factors)
+    check_method(function, method, chunk)
     by = checked_method(method, q.dtype, sizes) if q.is_cuda else (method, chunk)
     rows = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
-    check_state(
-        function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
-    )
+    if state is not None:
+        check_state(function, state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None)
     if out is not None:
         inputs = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
         check_out(function, out, (*q.shape[:3], sizes.values), inputs, GPU_FLOATS if q.is_cuda else FLOATS)

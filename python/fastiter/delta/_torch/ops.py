@@ -99,19 +99,18 @@ def _work(
     check_values("delta_scan", sizes.batch, sizes.time, lengths, cu_seqlens)
     if lengths is None and cu_seqlens is not None:
         lengths = cu_seqlens.diff()
-    starts, valid, flags = (None if x is None else x.contiguous() for x in (cu_seqlens, lengths, reset))
-    numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
-    return rows_of(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, chosen.period
+    starts, valid, flags = map(contiguous, (cu_seqlens, lengths, reset))
+    return rows_of(sizes, cu_seqlens), *sizes[1:], starts, valid, flags, chunk, chosen.period
 
 
 def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tensor]:
     """Allocate the outputs, except ``out`` if it is given."""
     sizes, q = call.sizes, call.q
-    rows, state = rows_of(sizes, call.cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
+    rows, state = rows_of(sizes, call.cu_seqlens), sizes[3:]
     dtype = carried(q.dtype)
     outputs = [empty(q, (*q.shape[:3], sizes.values)) if out is None else out, empty(q, (rows, *state), dtype=dtype)]
     if call.save:
-        chosen = plan("delta_scan", call.method, call.chunk, sizes.factors)
+        chosen = plan(call.method, call.chunk, sizes.factors)
         lines = chosen.saved_states(sizes, rows, call.cu_seqlens is not None)
         outputs += [empty(q, call.v.shape), empty(q, (lines, *state), dtype=dtype)]
     return outputs
@@ -120,11 +119,11 @@ def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tenso
 def forward(call: DeltaForward, out: Tensor | None = None) -> list[Tensor]:
     """Run the kernel, which writes o to ``out`` if it is given."""
     outputs, sizes = forward_outputs(call, out), call.sizes
-    chosen = plan("delta_scan", call.method, call.chunk, sizes.factors)
-    q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
-    decay, state = (None if x is None else contiguous(x) for x in (call.decay, call.state))
+    chosen = plan(call.method, call.chunk, sizes.factors)
+    q, k, v = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v)
+    beta, decay, state = contiguous(call.beta), contiguous(call.decay), contiguous(call.state)
     work = _work(sizes, chosen, chosen.forward, call.reset, call.lengths, call.cu_seqlens)
-    _core.delta.forward(work, q, k, v, beta, decay, state, *outputs, *([] if call.save else [None, None]))
+    _core.delta.forward(work, q, k, v, beta, decay, state, *outputs, *(() if call.save else (None, None)))
     return outputs
 
 
@@ -146,10 +145,10 @@ def backward(call: DeltaBackward, into: list[Tensor] | None = None) -> list[Tens
     Only the gradients of q, k and v may be slices, with a contiguous last axis; all others are contiguous.
     """
     gradients, sizes = gradients_of(call) if into is None else into, call.sizes
-    chosen = plan("delta_scan", call.method, call.chunk, sizes.factors)
+    chosen = plan(call.method, call.chunk, sizes.factors)
     q, k, beta = unit_stride(call.q), unit_stride(call.k), contiguous(call.beta)
     e, states = contiguous(call.e), contiguous(call.states)
-    decay, dlast = (None if x is None else contiguous(x) for x in (call.decay, call.dlast))
+    decay, dlast = contiguous(call.decay), contiguous(call.dlast)
     d_o = None if call.dout is None else unit_stride(call.dout)
     work = _work(sizes, chosen, chosen.backward, call.reset, call.lengths, call.cu_seqlens)
     dq, dk, dv, dbeta, *rest = gradients

@@ -50,7 +50,7 @@ def work_of(call: DeltaForward | DeltaBackward, chunk: int) -> Work:
         )
     check_values("delta_scan", sizes.batch, sizes.time, lengths, cu_seqlens)
     lengths, cu_seqlens = launch.in_range(lengths, cu_seqlens, sizes.time)
-    chosen = plan("delta_scan", "chunk", chunk, sizes.factors)
+    chosen = plan("chunk", chunk, sizes.factors)
     return Work(
         None if reset is None else reset.contiguous().view(torch.uint8),
         launch.as_int64(lengths, call.q),

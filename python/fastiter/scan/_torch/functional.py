@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_variadic
 
@@ -16,13 +15,8 @@ from ..._check import check_flag
 from ..._docs import documented_like
 from ..._sequences import as_part
 from ..._torch.autograd import applied, one_by_one
-from ..._torch.ops import (
-    CPU_AND_CUDA,
-    check_tensors,
-    own_copy,
-    transformed,
-    unwatched,
-)
+from ..._torch.differentiable import needs_autograd
+from ..._torch.ops import CPU_AND_CUDA, check_tensors, own_copy, transformed
 from ..._torch.out import check_out
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import checked_sequences
@@ -159,9 +153,7 @@ def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:
 
 
 def _apply(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, cut: Cut) -> tuple[Tensor, Tensor]:
-    needs = x.requires_grad or a.requires_grad or (state is not None and state.requires_grad)
-    # Under forward-mode differentiation the autograd function is called, which raises the error.
-    if (torch.is_grad_enabled() and needs) or forward_ad._current_level >= 0 or not unwatched():
+    if needs_autograd((a, x, state)):
         keep = transformed() or (torch.is_grad_enabled() and a.requires_grad)
         h, last = applied(_Scan, scan.blocks, a, x, state, *cut, keep)[:2]
     else:

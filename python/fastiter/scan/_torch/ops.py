@@ -115,12 +115,12 @@ def flat_steps(x: Tensor) -> Tensor:
 
 def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[Any, ...]:
     """Return the kernels' description of a scan of ``x``: its shape, and K for blocks."""
-    reverse, *optional = cut
-    check_values(scan.name, x.shape[0], x.shape[1], *cut[2:])
-    reset, lengths, cu_seqlens = (None if y is None else y.contiguous() for y in optional)
-    sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
-    shape = (sequences, x.shape[1], math.prod(x.shape[2:]), reverse, lengths, cu_seqlens, reset)
-    return (shape, x.shape[-1]) if scan.blocks else (shape,)
+    (batch, time, *inner), (reverse, *optional) = x.shape, cut
+    check_values(scan.name, batch, time, *cut[2:])
+    reset, lengths, cu_seqlens = map(contiguous, optional)
+    sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
+    shape = (sequences, time, math.prod(inner), reverse, lengths, cu_seqlens, reset)
+    return (shape, inner[-1]) if scan.blocks else (shape,)
 
 
 def forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
