@@ -18,7 +18,8 @@ PyObject* at(const py::handle& tuple, int i) { return PyTuple_GET_ITEM(tuple.ptr
 // The arrays of a recurrence, all of one dtype, except that with a bfloat16 h the other states are float32:
 //   wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or none; b may be float32 if the others are bfloat16
 //   a layer: x (T, B, I), w_ih (G N D, I), w_hh (G N D, D), both biases (G N D,) or neither; h and dh are (T, B, N D)
-// The initial states are (B, N, D), or none; the lengths of the rows (B,), each from 0 to T, or none.
+// The initial states are (B, N, D), or none; the lengths of the rows (B,), each from 0 to T, or none; the reset flags
+// (B, T), or none. With the bounds (S + 1,) of S concatenated sequences, B is 1, and the states are (S, N, D).
 struct Sequence {
     int64_t code; // the cell's number
     CellSize cell;
@@ -27,7 +28,10 @@ struct Sequence {
     Array x, w_ih, r, b_ih, b; // x is wx, r is w_hh and b is b_hh
     bool has_b = false;
     Views first;
-    const int64_t* lengths = nullptr;
+    const int64_t *lengths = nullptr, *bounds = nullptr;
+    const bool* reset = nullptr;
+    int64_t sequences = 0; // B, or S
+    std::vector<int64_t> lengths_of_sequences;
 
     explicit Sequence(int64_t code_) : code(code_), cell(size_of(code_)) {}
 
@@ -36,12 +40,16 @@ struct Sequence {
     RnnShape shape(bool reverse) const {
         RnnShape s;
         set_cell(s, code);
-        s.B = B;
-        s.T = T;
+        s.B = sequences;
+        s.T = bounds ? *std::max_element(lengths_of_sequences.begin(), lengths_of_sequences.end()) : T;
         s.N = N;
         s.D = D;
         s.reverse = reverse;
-        s.lengths = lengths;
+        s.lengths = bounds ? lengths_of_sequences.data() : lengths;
+        s.starts = bounds;
+        s.packed_rows = bounds ? T : 0;
+        s.reset = reset;
+        s.reset_row = T;
         return s;
     }
     bool has_separate_biases() const { return is_layer && cell.separates; }
@@ -79,15 +87,39 @@ struct Sequence {
     }
     bool read_first(py::handle first_, int bits) {
         if (!first.read(first_.ptr(), cell.states) || !first.is_whole_or_none(cell.states)) return false;
-        return first.all(bits, [&](const Array& s) { return s.has_shape({B, N, D}) && s.is_contiguous(); });
+        return first.all(bits, [&](const Array& s) { return s.has_shape({sequences, N, D}) && s.is_contiguous(); });
     }
 
-    bool read_lengths(py::handle lengths_) {
-        if (lengths_.is_none()) return true;
+    // cut: lengths, bounds, reset
+    bool read_cut(const py::tuple& cut) {
+        return read_lengths(at(cut, 0)) && read_bounds(at(cut, 1)) && read_reset(at(cut, 2));
+    }
+    bool read_lengths(PyObject* lengths_) {
+        sequences = B;
+        if (lengths_ == Py_None) return true;
         Array x;
-        if (!x.read_integers(lengths_.ptr()) || !x.has_shape({B}) || !x.is_contiguous()) return false;
+        if (!x.read_integers(lengths_) || !x.has_shape({B}) || !x.is_contiguous()) return false;
         lengths = x.data<const int64_t>();
         return std::all_of(lengths, lengths + B, [&](int64_t length) { return 0 <= length && length <= T; });
+    }
+    bool read_bounds(PyObject* bounds_) {
+        if (bounds_ == Py_None) return true;
+        Array x;
+        if (lengths || B != 1 || !x.read_integers(bounds_) || x.ndim() != 1 || x.size(0) < 2 || !x.is_contiguous())
+            return false;
+        bounds = x.data<const int64_t>();
+        sequences = x.size(0) - 1;
+        for (int64_t i = 0; i < sequences; ++i) lengths_of_sequences.push_back(bounds[i + 1] - bounds[i]);
+        const auto is_negative = [](int64_t length) { return length < 0; };
+        return bounds[0] == 0 && bounds[sequences] == T &&
+               std::none_of(lengths_of_sequences.begin(), lengths_of_sequences.end(), is_negative);
+    }
+    bool read_reset(PyObject* reset_) {
+        if (reset_ == Py_None) return true;
+        Array x;
+        if (!x.read_flags(reset_) || !x.has_shape({B, T}) || !x.is_contiguous()) return false;
+        reset = x.data<const bool>();
+        return true;
     }
 
     static bool is_plain(const Array& v, std::initializer_list<int64_t> shape, int bits) {
@@ -159,7 +191,8 @@ template <class S> py::object forward(const Sequence& in, bool reverse, bool all
     every[0] = in.new_h(out);
     in.point_at_steps(p.states.h, every[0]);
     for (int i = 0; i < states; ++i)
-        in.is_layer ? out.add_state(p.last, i, {1, B, in.H()}) : out.add_state(p.last, i, {B, N, D});
+        in.is_layer ? out.add_state(p.last, i, {1, in.sequences, in.H()})
+                    : out.add_state(p.last, i, {in.sequences, N, D});
     for (int i = 1; i < returned; ++i) point(p.states, i, every[i] = out.add_steps_of_state(i, {B, T, N, D}));
     if (save) own.add(every[0], in.new_h(out));
     for (int i = 1; i < returned && save; ++i) own.add(every[i], out.add_steps_of_state(i, {B, T, N, D}));
@@ -211,7 +244,7 @@ struct Saved : Sequence {
         dlast.make_dense([](const Array& v) { return v.is_contiguous(); });
         const auto has_lines = [](const Array& v) { return v.has_unit_stride(); };
         const auto is_last = [&](const Array& v) {
-            return is_layer ? v.has_shape({1, B, H()}) && v.is_contiguous() : v.is_contiguous();
+            return is_layer ? v.has_shape({1, sequences, H()}) && v.is_contiguous() : v.is_contiguous();
         };
         if (!states.all(bits, has_lines) || !dstates.all(bits, has_lines) || !dlast.all(bits, is_last)) return false;
         if (is_layer && (bits != x.bits() || !is_of_layer(h()) || !is_of_layer(dstates.view[0]))) return false;
@@ -260,7 +293,7 @@ template <class S> py::object backward(const Saved& in, bool reverse, const Need
         if (need.r) point(dr, out.add({G, N, D, D}));
         if (need_b) point(p.db, out.add({G, N, D}));
     }
-    for (int i = 0; need.first && i < in.cell.states; ++i) out.add_state(p.dfirst, i, {B, N, D});
+    for (int i = 0; need.first && i < in.cell.states; ++i) out.add_state(p.dfirst, i, {in.sequences, N, D});
     const S* const dwx = space.data();
     {
         py::gil_scoped_release release;
@@ -281,23 +314,24 @@ bool rnn_fits(int64_t cell, py::handle wx, py::handle r, py::handle b, py::handl
     Sequence in(cell);
     if (!in.read_gates(wx, r) || !in.read_bias(b)) return false;
     if (in.has_b && in.b.bits() != in.x.bits()) return false;
+    in.sequences = in.B;
     return state.is_none() || (in.read_first(state, in.x.bits()) && in.first.size > 0);
 }
 
-// layer: None, or (w_ih, b_ih, heads)
+// layer: None, or (w_ih, b_ih, heads); cut: the lengths, the bounds and the reset flags, each None if not given
 py::object forward_tensors(int64_t cell, py::handle x, py::handle layer, py::handle r, py::handle b, py::handle first,
-                           py::handle lengths, bool reverse, bool all_states, bool save) {
+                           const py::tuple& cut, bool reverse, bool all_states, bool save) {
     Sequence in(cell);
     if (layer.is_none() ? !in.read_gates(x, r) || !in.read_bias(b)
                         : !in.read_layer(x, at(layer, 0), integer(at(layer, 2)), r) || !in.read_biases(at(layer, 1), b))
         return py::none();
-    if (!in.read_first(first, in.x.bits()) || !in.read_lengths(lengths)) return py::none();
+    if (!in.read_cut(cut) || !in.read_first(first, in.x.bits())) return py::none();
     return with_storage(in.x.bits(), [&]<class S>() { return forward<S>(in, reverse, all_states, save); });
 }
 
-// layer: None, or (x, w_ih, heads, and whether x, w_ih and b_ih need gradients)
+// layer: None, or (x, w_ih, heads, and whether x, w_ih and b_ih need gradients); cut: as in the forward pass
 py::object backward_tensors(int64_t cell, py::handle layer, py::handle r, py::handle first, py::handle states,
-                            py::handle saved, py::handle dstates, py::handle dlast, py::handle lengths, bool reverse,
+                            py::handle saved, py::handle dstates, py::handle dlast, const py::tuple& cut, bool reverse,
                             const py::tuple& needs) {
     Saved in(cell);
     auto is_true = [](const py::handle& tuple, int i) { return at(tuple, i) == Py_True; };
@@ -311,8 +345,8 @@ py::object backward_tensors(int64_t cell, py::handle layer, py::handle r, py::ha
         need.w_ih = is_true(layer, 4);
         need.b_ih = is_true(layer, 5);
     }
+    if (!in.read_cut(cut)) return py::none();
     if (!in.read_first(first, in.h().bits()) || !in.read_gradients(dstates, dlast)) return py::none();
-    if (!in.read_lengths(lengths)) return py::none();
     return with_storage(in.h().bits(), [&]<class S>() { return backward<S>(in, reverse, need); });
 }
 

@@ -72,6 +72,7 @@ def array_calls() -> dict[str, Call]:
     forest = mdp.examples.forest(3, 0.9)
     return {
         "fastiter.lstm": lambda: fastiter.lstm(wx, r),
+        "fastiter.linear_scan": lambda: fastiter.linear_scan(r[0], r[0]),
         "quant.quantize": lambda: quant.quantize(x, "fixed<8,3>"),
         "MDP.solve": forest.solve,
         "fixed_point, one step": lambda: fixedpoint.fixed_point(lambda x: 0 * x + 1, np.ones((1, 3))),
@@ -98,12 +99,13 @@ def tensor_calls() -> dict[str, Call]:
     """Return calls on tensors."""
     import torch
 
-    from fastiter.torch import fixedpoint, nn, quant, ssm
+    from fastiter.torch import delta_scan, fixedpoint, nn, quant, ssm
 
     layer, x, lengths = nn.LSTM(8, 8), torch.randn(5, 2, 8), torch.tensor([5, 3])
     numbers = torch.randn(100)
     u, delta = torch.randn(1, 4, 6, requires_grad=True), torch.rand(1, 4, 6)
     A, B, C = -torch.rand(4, 3), torch.randn(1, 3, 6), torch.randn(1, 3, 6)
+    q, reset = torch.randn(1, 5, 2, 4), torch.zeros(5, 2, dtype=torch.bool)
 
     def forward(**options: Any) -> Any:
         with torch.no_grad():
@@ -112,6 +114,8 @@ def tensor_calls() -> dict[str, Call]:
     return {
         "torch.nn.LSTM": forward,
         "torch.nn.LSTM with lengths": lambda: forward(lengths=lengths),
+        "torch.nn.LSTM with resets": lambda: forward(reset=reset),
+        "torch.delta_scan": lambda: delta_scan(q, q, q, q[..., 0]),
         "torch.quant.quantize": lambda: quant.quantize(numbers, "fixed<8,3>"),
         "torch fixed_point, one step": lambda: fixedpoint.fixed_point(lambda x: 0 * x + 1, torch.ones(1, 3)),
         "torch.ssm.selective_scan with its gradient": lambda: ssm.selective_scan(u, delta, A, B, C).sum().backward(),

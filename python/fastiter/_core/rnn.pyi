@@ -69,6 +69,8 @@ cell_sizes: list[tuple[int, int, int, bool]]
 
 def fits_tensors(cell: int, wx: object, r: object, b: object, state: object, /) -> bool: ...
 
+# The lengths of rows, the bounds of concatenated sequences, and the reset flags, each None if not given
+Cut = tuple[object, object, object]
 # A layer's w_ih, b_ih, heads
 LayerWeights = tuple[object, object, int]
 # A layer's x, w_ih, heads, and whether x, w_ih and b_ih need gradients
@@ -81,7 +83,7 @@ def forward_tensors(
     r: object,
     b: object,
     first: object,
-    lengths: object,
+    cut: Cut,
     reverse: bool,
     all_states: bool,
     save: bool,
@@ -96,7 +98,7 @@ def backward_tensors(
     saved: object,
     dstates: object,
     dlast: object,
-    lengths: object,
+    cut: Cut,
     reverse: bool,
     needs: tuple[bool, bool, bool],
     /,

@@ -46,7 +46,7 @@ def calls(monkeypatch):
     return answers
 
 
-def results(module, x, states, chosen, cotangents, lengths=None):
+def results(module, x, states, chosen, cotangents, **cut):
     """Return all outputs, without gradients and with those of the chosen inputs."""
     x = x.detach().clone()
     states = [s.detach().clone() for s in states or []]
@@ -55,9 +55,9 @@ def results(module, x, states, chosen, cotangents, lengths=None):
         leaf.requires_grad_(chosen(name))
     hx = None if not states else states[0] if len(states) == 1 else tuple(states)
     with torch.no_grad():
-        y, last = module(x, hx, lengths=lengths)
+        y, last = module(x, hx, **cut)
     alone = [y, *(last if isinstance(last, tuple) else (last,))]
-    y, last = module(x, hx, lengths=lengths)
+    y, last = module(x, hx, **cut)
     outputs = [y, *(last if isinstance(last, tuple) else (last,))]
     wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     given = [(v, c(v)) for v, c in zip(outputs, cotangents, strict=False) if c is not None]
@@ -133,13 +133,46 @@ def test_ragged_rows_have_the_same_bits(calls, kind, cotangents):
         found = []
         for off in (False, True):
             calls["off"] = off
-            found.append(results(module, x, states, lambda name: True, COTANGENTS[cotangents], lengths))
+            found.append(results(module, x, states, lambda name: True, COTANGENTS[cotangents], lengths=lengths))
             answers = {name: [calls[name].pop() for _ in range(len(calls[name]))] for name in NAMES}
             assert all(answer is not off for name in NAMES for answer in answers[name])
         for key, value in found[0].items():
             assert value.equal(found[1][key]), key
         for row, length in enumerate(lengths):
             assert not found[0]["y 0"][length:, row].any() and not found[0]["d x"][length:, row].any()
+
+
+def flags(*shape):
+    return randn(*shape, seed=3) > 0.5
+
+
+CUTS = {
+    "reset": lambda T, B: ((T, B, 7), B, {"reset": flags(T, B)}),
+    "reset of ragged rows": lambda T, B: ((T, B, 7), B, {"reset": flags(T, B), "lengths": [T, *[T // 2] * (B - 1)]}),
+    "bounds": lambda T, B: ((T, 7), 3, {"cu_seqlens": [0, T // 2, T // 2, T]}),
+    "reset of bounds": lambda T, B: ((T, 7), 2, {"cu_seqlens": [0, T // 3, T], "reset": flags(T)}),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@every_kind
+def test_cut_rows_have_the_same_bits(calls, kind, cut):
+    """Reset flags and concatenated sequences also take one call, from a single step on, with every cotangent."""
+    for (i, options), (T, B) in itertools.product(enumerate(OPTIONS), ((1, 1), (5, 3))):
+        shape, rows, division = CUTS[cut](T, B)
+        module, x = make(ours, kind, 7, 10, dtype=F32, **options), randn(*shape, dtype=F32)
+        states = make_states(module, rows, F32) if i % 2 else None
+        name = list(COTANGENTS)[(i + T) % len(COTANGENTS)]
+        found = []
+        for off in (False, True):
+            calls["off"] = off
+            found.append(results(module, x, states, lambda name: True, COTANGENTS[name], **division))
+            answers = {name: [calls[name].pop() for _ in range(len(calls[name]))] for name in NAMES}
+            assert all(answer is not off for name in NAMES for answer in answers[name]), name
+        assert found[0].keys() == found[1].keys()
+        for key, value in found[0].items():
+            assert value.equal(found[1][key]), (name, key)
+            assert value.shape == found[1][key].shape, (name, key)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])

@@ -55,10 +55,12 @@ class Recurrence(torch.autograd.Function):
         d_outputs, tensors = gradients[: ctx.returned], ctx.saved_tensors
         result: list[Tensor | None] = [None] * len(ctx.needs_input_grad[10:])
         if d_outputs[0] is not None or any(d_output is not None for d_output in d_outputs):
-            with torch.no_grad():
-                result = _gradients(ctx, tensors, d_outputs)
             if torch.is_grad_enabled():
+                with torch.no_grad():
+                    result = _gradients(ctx, tensors, d_outputs)
                 result = _twice(ctx, tensors, result, d_outputs)
+            else:
+                result = _gradients(ctx, tensors, d_outputs)
         if dlink is not None:
             result[0] = _with_link(ctx.cell, result[0], dlink)
         return (*[None] * 10, *result)

@@ -238,8 +238,9 @@ def rnn_fwd(
     options: Options = PLAIN,
 ) -> list[Tensor]:
     """Run the op; plain dense tensors outside of tracing take one C++ call, in a fraction of the time."""
-    if options is PLAIN and batch_sizes is None and unwatched():
-        outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, lengths, reverse, all_states, False)
+    if options[2:] == PLAIN[2:] and batch_sizes is None and unwatched():
+        cut = (lengths, options.cu_seqlens, options.reset)
+        outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, cut, reverse, all_states, False)
         if outputs is not None:
             return outputs
     arguments = (wx, r, b, state, reverse, lengths, batch_sizes)
@@ -264,8 +265,9 @@ def rnn_fwd_saved(
     """
     count = len(cell.states)
     returned = 2 * count if all_states else 1 + count
-    if options is PLAIN and batch_sizes is None and unwatched():
-        outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, lengths, reverse, all_states, True)
+    if options[2:] == PLAIN[2:] and batch_sizes is None and unwatched():
+        cut = (lengths, options.cu_seqlens, options.reset)
+        outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, cut, reverse, all_states, True)
         if outputs is not None:
             return outputs[:returned], outputs[returned:]
     arguments = (wx, r, b, state, reverse, lengths, batch_sizes)
@@ -313,10 +315,10 @@ def rnn_bwd(
     b: Tensor | None = None,
 ) -> list[Tensor]:
     """Run the op, in one C++ call under the conditions of :func:`rnn_fwd`; wx and b are needed with a checkpoint."""
-    if options is PLAIN and batch_sizes is None and unwatched():
-        needs = (need_r, need_b, need_state)
+    if options[2:] == PLAIN[2:] and batch_sizes is None and unwatched():
+        needs, cut = (need_r, need_b, need_state), (lengths, options.cu_seqlens, options.reset)
         steps = (states, saved, dstates, dlast)
-        gradients = _core.rnn.backward_tensors(cell.code, None, r, state, *steps, lengths, reverse, needs)
+        gradients = _core.rnn.backward_tensors(cell.code, None, r, state, *steps, cut, reverse, needs)
         if gradients is not None:
             return gradients
     arguments = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)

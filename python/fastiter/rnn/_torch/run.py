@@ -13,6 +13,7 @@ from torch.overrides import has_torch_function_variadic
 from ..._backend import BackendError
 from ..._check import check_flag
 from ..._sequences import as_parts
+from ..._torch.autograd import applied_directly
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import (
     CPU_AND_CUDA,
@@ -24,6 +25,7 @@ from ..._torch.ops import (
     empty_steps,
     grad_enabled,
     transformed,
+    unwatched,
 )
 from ..._torch.out import check_out, is_written_by_kernels, written
 from ..._torch.out import named as named_tensors
@@ -283,8 +285,11 @@ def _apply(
     """Return h, the final states, and all states (or only h, if not requested)."""
     first = () if state is None else tuple(state)
     if _needs_grad(wx, r, b, first) or transformed():
-        node = Transformed if transformed() else Recurrence
-        outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *options, wx, r, b, *first)
+        call = (cell, reverse, lengths, batch_sizes, all_states, *options, wx, r, b, *first)
+        if unwatched():
+            outputs = applied_directly(Recurrence, *call)
+        else:
+            outputs = (Transformed if transformed() else Recurrence).apply(*call)
     else:
         outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options)
     h, count = outputs[0], len(cell.states)

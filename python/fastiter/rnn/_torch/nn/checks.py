@@ -198,8 +198,8 @@ def checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]], heads
         shapes = ((rows, features), (rows, P or H // heads), *biases, (P, H))
         # the kernels do not check their input
         for name, weight, shape in zip(names, weights, shapes[: len(names)], strict=True):
-            same = weight.dtype == dtype and weight.device == device and weight.layout is _DENSE
-            if not same or weight.shape != shape:
+            is_alike = weight.dtype is dtype and weight.device == device and weight.layout is _DENSE
+            if weight.shape != shape or not is_alike:
                 _explain_weight(module, name, weight, shape, like)
         b_ih, b_hh = weights[2:4] if biases else (None, None)
         layers.append(Layer(Parameters(weights[0], weights[1], b_ih, b_hh), weights[-1] if P > 0 else None))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .... import _core
-from ...._torch.autograd import one_by_one
+from ...._torch.autograd import applied_directly, one_by_one
 from ...._torch.autograd_twice import differentiable
 from ...._torch.linear import LinearBackward, LinearForward, linear_bwd, linear_fwd
 from ...._torch.ops import grad_enabled, transformed, unwatched
@@ -89,7 +89,8 @@ def layer(
     if not plain and transformed():
         h, *last = _Transformed.apply(direction, *inputs)[: 1 + len(direction.cell.states)]
     elif needs_grad or forward_ad._current_level >= 0:  # under forward mode the autograd function raises
-        h, *last = _Layer.apply((direction, plain), *inputs)
+        call = ((direction, plain), *inputs)
+        h, *last = applied_directly(_Layer, *call) if plain else _Layer.apply(*call)
     else:
         h, last, _ = _run(direction, inputs, plain, save=False)
     return h, tuple(last)
@@ -112,13 +113,14 @@ class _Layer(torch.autograd.Function):
         if d_outputs[0] is None and all(d_output is None for d_output in d_outputs):
             return (None,) * (4 + count)
         tensors = ctx.saved_tensors  # read only once, as torch.utils.checkpoint requires
+        if not torch.is_grad_enabled():
+            return (None, None, None, None, *_gradients(ctx, tensors, d_outputs[0], d_outputs[1:]))
         with torch.no_grad():
             result = _gradients(ctx, tensors, d_outputs[0], d_outputs[1:])
-        if torch.is_grad_enabled():
-            x, w_ih, w_hh, _, b_ih, b_hh, to_first, *rest = tensors
-            sequences = ALL_STEPS if ctx.is_plain else Steps(*rest[:3])
-            inputs = (x, w_ih, w_hh, b_ih, b_hh, to_first, *rest[len(rest) - count + 6 :])
-            result = differentiable(_Again(ctx.direction), result, inputs, sequences, d_outputs)
+        x, w_ih, w_hh, _, b_ih, b_hh, to_first, *rest = tensors
+        sequences = ALL_STEPS if ctx.is_plain else Steps(*rest[:3])
+        inputs = (x, w_ih, w_hh, b_ih, b_hh, to_first, *rest[len(rest) - count + 6 :])
+        result = differentiable(_Again(ctx.direction), result, inputs, sequences, d_outputs)
         return (None, None, None, None, *result)
 
 
@@ -203,17 +205,15 @@ def _short_gradients(
     if direction.batch_sizes is not None or direction[4:] != NO_OPTIONS or not unwatched():
         return None
     x, w_ih, w_hh, h, _, _, _, *rest = tensors
-    lengths = None
+    sequences: Sequence[Tensor | None] = ALL_STEPS
     if not ctx.is_plain:
-        lengths, cu_seqlens, reset, *rest = rest
-        if cu_seqlens is not None or reset is not None:
-            return None
+        sequences, rest = rest[:3], rest[3:]
     saved, first, others = rest[: ctx.saved_count], rest[ctx.saved_count :], len(direction.cell.states) - 1
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
     gradients: list[Tensor] | None = _core.rnn.backward_tensors(
         direction.cell.code,
         (x, w_ih, direction.heads, need_x, need_ih, need_b_ih),
-        *(w_hh, first, [h, *saved[:others]], saved[others:], [dh], dlast, lengths),
+        *(w_hh, first, [h, *saved[:others]], saved[others:], [dh], dlast, tuple(sequences)),
         direction.reverse,
         (need_hh, need_b_hh, need_first),
     )
@@ -287,9 +287,8 @@ def _run(
     If nothing observes the call, one C++ call runs a layer over all steps, in a fraction of the time.
     """
     lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
-    is_short = cu_seqlens is None and reset is None and to_first is None
-    if plain and is_short and direction.batch_sizes is None and direction[4:] == NO_OPTIONS:
-        arrays = (x, (w_ih, b_ih, direction.heads), w_hh, b_hh, first, lengths)
+    if plain and to_first is None and direction.batch_sizes is None and direction[4:] == NO_OPTIONS:
+        arrays = (x, (w_ih, b_ih, direction.heads), w_hh, b_hh, first, (lengths, cu_seqlens, reset))
         results = _core.rnn.forward_tensors(direction.cell.code, *arrays, direction.reverse, False, save)
         if results is not None:
             count = 1 + len(direction.cell.states)

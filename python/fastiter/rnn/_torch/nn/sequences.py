@@ -12,8 +12,6 @@ from ...._torch.launch import in_range
 from ...._torch.ops import check_reset, checked_bounds, checked_lengths
 from .layer import ALL_STEPS, Steps
 
-Both = tuple[Steps, Steps]  # the forward and the reverse direction
-
 
 def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: Any, cu_seqlens: Any) -> Steps:
     """Check and return the division into sequences of x (T, B, I), or (B, T, I) if batch_first, or (T, I)."""
@@ -46,7 +44,7 @@ def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time
     """Check the flags and return a copy as (B, T)."""
     check_reset(name, reset, x, batch, time, "input", time_major)
     flags: Tensor = reset.t() if time_major else reset
-    return flags.expand(batch, time).clone()
+    return flags.expand(batch, time).clone(memory_format=torch.contiguous_format)
 
 
 def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
@@ -58,14 +56,15 @@ def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
     return x.masked_fill(behind.unsqueeze(-1).to(x.device), 0)
 
 
-def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
-    """Return the steps for the forward and for the reverse direction.
+def turned_steps(steps: Steps, batch_sizes: Tensor | None) -> Steps:
+    """Return the steps for the reverse direction.
 
     A reset at t separates t from t - 1. The reverse direction goes from t to t - 1, so its flag is at t - 1; flags
     beyond a row's last step have no effect.
     """
     lengths, bounds, reset = steps
-    assert reset is not None
+    if reset is None:
+        return steps
     time = reset.shape[1]
     not_last = torch.arange(time, device=reset.device) < time - 1
     back = reset.roll(-1, 1) & not_last  # a slice [1:] could be exported only for T > 2
@@ -76,7 +75,7 @@ def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
     if lengths is not None:
         following = torch.arange(1, reset.shape[1] + 1, device=lengths.device)
         back &= (following < lengths.unsqueeze(1)).to(back.device)
-    return steps, steps._replace(reset=back)
+    return steps._replace(reset=back)
 
 
 def begins_anew(steps: Steps, reverse: bool) -> Tensor | None:

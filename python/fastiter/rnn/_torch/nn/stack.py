@@ -34,7 +34,7 @@ from .checks import (
 )
 from .layer import ALL_STEPS, Direction, Parameters, State, Steps, layer
 from .overrides import run_overridden
-from .sequences import begins_anew, both_directions, has_no_steps
+from .sequences import begins_anew, has_no_steps, turned_steps
 from .torch_layer import OF_TORCH
 
 
@@ -154,9 +154,9 @@ def _exact_zeros(module: RNNBase, rows: torch.Size) -> State | None:
 def _run(module: RNNBase, input: Tensor | PackedSequence, call: LayerCall, plain: bool) -> tuple[Any, State]:
     """Return the output in the form of the input, and the final states."""
     cell, layers, heads, options, x, states, sequences, sizes, result = call
-    directions, both = 2 if module.bidirectional else 1, (sequences, sequences)
-    if sequences.reset is not None:
-        both = both_directions(sequences, sizes)
+    directions, both = 1, [sequences]
+    if module.bidirectional:
+        directions, both = 2, [sequences, turned_steps(sequences, sizes)]
     x = x.contiguous()  # copied here, so that both directions and the backward pass share one copy
     dtypes = None
     if x.dtype.itemsize == 2 and len(cell.states) > 1:
