@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ....ssm._torch.compat import fla_attention, fla_low_rank
-from ....ssm._torch.compat.fla_common import check_rest
+from ....ssm._torch.compat.fla_common import check_off, check_rest
 from ....ssm._torch.ops import computed
 from .parts import l2_norm
 
@@ -65,9 +65,7 @@ def chunk_gdn2(
     **rest: Any,
 ) -> Result:
     """R = diag(e^g) S, S = R + k (w v - R^T (b k))^T, o = S^T q."""
-    for name in ("use_gate_in_kernel", "state_v_first"):
-        if rest.pop(name, False):
-            raise ValueError(f"chunk_gdn2: {name} must be False on a CPU, got True")
+    check_off("chunk_gdn2", **{name: rest.pop(name, False) for name in ("use_gate_in_kernel", "state_v_first")})
     check_rest("chunk_gdn2", rest)
     if use_qk_l2norm_in_kernel:
         q, k = l2_norm(q), l2_norm(k)
@@ -161,8 +159,7 @@ def chunk_gsa(
 
     For a head's keys, its slots act as value heads of width 1 with their own decays; for its values, they act as keys.
     """
-    if reverse:
-        raise ValueError("fused_recurrent_gsa: reverse must be False on a CPU, got True")
+    check_off("fused_recurrent_gsa", reverse=reverse)
     check_rest("chunk_gsa", rest)
     if g is None:
         weights, decay, _ = _packed_gates(s.to(computed(s.dtype)), None, cu_seqlens)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update, causal_conv1d_varlen_states
 from ....ssm._torch.compat import fla_attention, fla_fixed, fla_low_rank, mamba_ssm_norms
+from ....ssm._torch.compat.fla_common import check_off
 from ....ssm._torch.compat.packages import PACKAGES
 from ..functions import Function, on_cpu, on_cpus
 from ..rebind import parameters_of
@@ -37,8 +38,7 @@ def convolution(
     **options: Any,
 ) -> Result:
     """Compute causal_conv1d of fla: x (B, T, D), weight (D, W), states (N, D, W) with the last W inputs."""
-    if options.get("cp_context") is not None:
-        raise ValueError("causal_conv1d: cp_context must be None on a CPU")
+    check_off("causal_conv1d", cp_context=options.get("cp_context"))
     arguments: dict[str, Any] = {"activation": activation, "cu_seqlens": cu_seqlens}
     if initial_state is not None:
         arguments["state"] = initial_state[..., 1:]
@@ -103,8 +103,7 @@ def parallel_retention(
     cu_seqlens: Tensor | None = None,
 ) -> Result:
     """Return the output of a retention, and None for the attention weights."""
-    if output_attentions:
-        raise ValueError("parallel_retention: output_attentions must be False on a CPU, got True")
+    check_off("parallel_retention", output_attentions=output_attentions)
     return fla_fixed.chunk_retention(q, k, v, scale, cu_seqlens=cu_seqlens)
 
 
@@ -122,8 +121,7 @@ def fused_mul_recurrent_rwkv7(
     cu_seqlens: Tensor | None = None,
 ) -> Result:
     """Compute fused_recurrent_rwkv7 with a = -kk and b = kk a."""
-    if reverse:
-        raise ValueError("fused_mul_recurrent_rwkv7: reverse must be False on a CPU, got True")
+    check_off("fused_mul_recurrent_rwkv7", reverse=reverse)
     inputs = (r, w, k, v, -kk, kk * a, scale, initial_state, output_final_state, cu_seqlens)
     return fla_low_rank.fused_recurrent_rwkv7(*inputs)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
+from ....ssm._torch.compat.fla_common import check_off
 from ....ssm._torch.ops import computed
 from ..functions import Function, on_cpu
 from ..rebind import parameters_of
@@ -15,8 +16,8 @@ from ..rebind import parameters_of
 
 def _terms(loss: Any, logits: Tensor, target: Tensor) -> Tensor:
     """Return the cross entropy (N,) of logits (N, V), which are scaled and capped first; 0 for ignored targets."""
-    if getattr(loss, "process_group", None) is not None:  # in fla 0.5.2 the loss with a product has no such attribute
-        raise ValueError(f"{type(loss).__qualname__}: process_group must be None on a CPU, got a group")
+    group = getattr(loss, "process_group", None)  # in fla 0.5.2 the loss with a product has no such attribute
+    check_off(type(loss).__qualname__, process_group=group)
     y = _as_read(loss, logits)
     return cross_entropy(
         y, target, ignore_index=loss.ignore_index, reduction="none", label_smoothing=loss.label_smoothing

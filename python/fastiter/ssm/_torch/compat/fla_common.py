@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...._check import type_name
 from ...._sequences import check_packing
 from ...._torch.ops import checked_bounds
 from ..._attention_shapes import checked_scale
@@ -35,6 +36,14 @@ def check_rest(function: str, options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{function}: {name} must be {expected}, got {value!r}")
         elif name not in IGNORED:
             raise TypeError(f"{function}: options must be those of fla, got an unexpected keyword argument {name!r}")
+
+
+def check_off(function: str, **options: Any) -> None:
+    """Refuse options that only fla's GPU kernels have, unless they are False or None."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            expected, got = ("False", value) if isinstance(value, bool) else ("None", type_name(value))
+            raise ValueError(f"{function}: {name} must be {expected} on a CPU, got {got}")
 
 
 def check_signals(function: str, q: Any, k: Any, v: Any, factors: int, query: str) -> dict[str, tuple[int, ...]]:
