@@ -38,14 +38,14 @@ template <class T> constexpr int reals_of = int(sizeof(T) / sizeof(real_of<T>));
 template <class T> constexpr auto all_reals = std::make_index_sequence<lanes<real_of<T>>>();
 
 FASTITER_INLINE double fma_one(double a, double b, double c) {
-#if defined(__FMA__)
+#if defined(FASTITER_FUSES)
     return __builtin_fma(a, b, c);
 #else
     return a * b + c;
 #endif
 }
 FASTITER_INLINE float fma_one(float a, float b, float c) {
-#if defined(__FMA__)
+#if defined(FASTITER_FUSES)
     return __builtin_fmaf(a, b, c);
 #else
     return a * b + c;
