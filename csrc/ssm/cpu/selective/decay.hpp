@@ -133,7 +133,7 @@ template <class T> struct Product {
 };
 template <class T> FASTITER_INLINE Product<T> exact_product(vec<T> a, vec<T> b) {
     const vec<T> p = a * b;
-#if defined(__AVX2__)
+#if defined(FASTITER_FUSES)
     return {p, fma(a, b, -p)};
 #else
     constexpr T split = sizeof(T) == 4 ? T(4097) : T(134217729); // halves with few enough bits for exact products
@@ -165,7 +165,7 @@ template <class T, bool Small> FASTITER_INLINE Angle<T> angle_of(vec<T> d, const
     constexpr T round = ExpConstants<T>::round;
     const vec<T> high = load(a), low = load(a + lanes<T>);
     Angle<T> y;
-#if defined(__AVX2__)
+#if defined(FASTITER_FUSES)
     y.rounded = fma(d, high, broadcast(round));
     y.rest = fma(d, low, fma(d, high, round - y.rounded));
 #else
