@@ -35,20 +35,21 @@ def layouts(x: Array, at_end: bool) -> list[Array]:
 
 
 def every_product(at_end: bool) -> None:
-    for (fa, fb, acc), M, K, N in itertools.product(FORMATS, (1, 5, 7), (1, 2, 17), (1, 16, 33, 130)):
-        factors = layouts(codes(RNG, (M, K), fa), at_end), layouts(codes(RNG, (K, N), fb), at_end)
-        for x, y in zip(*factors, strict=True):
-            out, taken = run_path(FixedArray.from_codes(x, fa), FixedArray.from_codes(y, fb), acc)
-            TAKEN.update(taken)
-            FOUND.update(out.tobytes())
+    every = itertools.product(FORMATS, (1, 5, 7), (1, 2, 17), (1, 16, 33, 130))
+    for k, ((fa, fb, acc), M, K, N) in enumerate(every):
+        x, y = (layouts(codes(RNG, *each), at_end)[k % 3] for each in (((M, K), fa), ((K, N), fb)))
+        out, taken = run_path(FixedArray.from_codes(x, fa), FixedArray.from_codes(y, fb), acc)
+        TAKEN.update(taken)
+        FOUND.update(out.tobytes())
     fmt = Fixed(8, 4)
     x, w = (copies(codes(RNG, shape, fmt), at_end) for shape in ((2, 3, 9, 7), (5, 3, 3, 2)))
     found = fixed_conv2d(FixedArray.from_codes(x, fmt), FixedArray.from_codes(w, fmt), Fixed(14, 8, overflow="SAT"))
     FOUND.update(found.codes.tobytes())
-    for accumulate, M, K, N in itertools.product(ACCUMULATORS, (1, 5), (1, 400), (1, 17, 33)):
+    for k, (accumulate, M, K, N) in enumerate(itertools.product(ACCUMULATORS, (1, 5), (1, 400), (1, 17, 33))):
         a, b = (RNG.standard_normal(shape).astype(np.float32) for shape in ((M, K), (K, N)))
-        for x, y in zip(layouts(a, at_end), layouts(b, at_end), strict=True):
-            for left, right in OPERANDS[: 1 if accumulate.startswith("fixed") else None]:
+        operands = OPERANDS[:1] if accumulate.startswith("fixed") else OPERANDS
+        for i, (x, y) in enumerate(zip(layouts(a, at_end), layouts(b, at_end), strict=True)):
+            for left, right in operands[(i + k) % 3 :: 3]:  # each pair of operands in each layout with some size
                 FOUND.update(np.asarray(quant_matmul(x, y, left, right, accumulate)).tobytes())
 
 
