@@ -20,7 +20,7 @@ RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")
 
 
 def blocks(dtype: Any, block: int, seed: int = 0) -> Array:
-    """Return lines of a block and a third: normal, near powers of two, tiny, huge, zeros, one large among small."""
+    """Return lines of a block and a third: normal, powers of two and near them, tiny, huge, zeros, one large number."""
     rng = np.random.default_rng([seed, block])
     n = block + block // 3
     scale = np.array([0.0, 1.0, 1e-3, 300.0, 1e-37, 1e-40, 1e-44, 1e37, 2.0**-128, 2.0**127, 1e-300, 1e300])[:, None]
@@ -29,6 +29,7 @@ def blocks(dtype: Any, block: int, seed: int = 0) -> Array:
         x = (x * scale).astype(dtype)
         near = np.ldexp(1.0, rng.integers(-12, 12, (4, 1))) * np.array([[1.0], [-1.0], [0.75], [1.75]])
         largest = np.nextafter(near.astype(dtype), rng.choice([-math.inf, math.inf], (4, n)).astype(dtype))
+        largest = np.concatenate([largest, np.broadcast_to(near, (4, n)).astype(dtype)])
         peaks = (rng.standard_normal((3, n)) * 1e-4).astype(dtype)
         peaks[:, ::block] = 1000.0
         limits = np.full((2, n), np.finfo(dtype).max, dtype)
