@@ -53,6 +53,26 @@ private:
     Block<double> block_;
 };
 
+// The rows in the order of their first use, -1 for an empty one
+class Used {
+public:
+    explicit Used(int64_t shared) : place_(size_t(shared + 1), -1) {}
+
+    int32_t operator()(int64_t row) {
+        int32_t& place = place_[size_t(row + 1)];
+        if (place < 0) {
+            place = int32_t(rows.size());
+            rows.push_back(row);
+        }
+        return place;
+    }
+
+    std::vector<int64_t> rows;
+
+private:
+    std::vector<int32_t> place_;
+};
+
 } // namespace
 
 template <class T> Model<T>::Model(const Process<T>& p, Arrays<T> own) : p_(p), own_(std::move(own)) {
@@ -166,26 +186,6 @@ void Model<T>::copy_rows(const std::vector<int64_t>& from, const int32_t* next, 
             own.weight[e] = p_.weight[other];
         }
 }
-
-// The rows in the order of their first use, -1 for an empty one
-class Used {
-public:
-    explicit Used(int64_t shared) : place_(size_t(shared + 1), -1) {}
-
-    int32_t operator()(int64_t row) {
-        int32_t& place = place_[size_t(row + 1)];
-        if (place < 0) {
-            place = int32_t(rows.size());
-            rows.push_back(row);
-        }
-        return place;
-    }
-
-    std::vector<int64_t> rows;
-
-private:
-    std::vector<int32_t> place_;
-};
 
 template <class T> std::unique_ptr<Model<T>> Model<T>::shared_chain(const int32_t* action) const {
     Arrays<T> own;
