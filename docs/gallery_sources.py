@@ -140,7 +140,7 @@ def table_of_papers(examples: Path) -> str:
         if "Paper" in program.fields:
             name = program.path.stem
             file = f":doc:`{name} </gallery/{program.group}/{name}>`"
-            cells = [file, *(program.fields[key] for key in ("Paper", "Shows", "Does not show"))]
+            cells = [file, *(_escaped(program.fields[key]) for key in ("Paper", "Shows", "Does not show"))]
             rows += [("   * - " if i == 0 else "     - ") + cell for i, cell in enumerate(cells)]
     return "\n".join(rows) + "\n"
 
@@ -171,5 +171,11 @@ def _copy(program: Program, figure: Path) -> str:
 def _block(paragraph: str) -> str:
     """Return a paragraph, as a code block if it is indented, as commands are."""
     if all(line.startswith("    ") for line in paragraph.split("\n")):
-        paragraph = ".. code-block:: shell\n\n" + textwrap.indent(textwrap.dedent(paragraph), "   ")
-    return paragraph + "\n"
+        return ".. code-block:: shell\n\n" + textwrap.indent(textwrap.dedent(paragraph), "   ") + "\n"
+    return _escaped(paragraph) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Return a text whose bars outside literals do not begin a substitution."""
+    parts = text.split("``")  # every second part is a literal
+    return "``".join(part if k % 2 else part.replace("|", r"\|") for k, part in enumerate(parts))
