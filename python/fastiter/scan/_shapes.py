@@ -33,8 +33,6 @@ def check_block_shapes(function: str, A: Shape, x: Shape) -> None:
 
 
 def _broadcasts(shape: Shape, to: Shape) -> bool:
-    if shape == to:
-        return True
     if len(shape) > len(to):
         return False
     return all(size in (1, full) for size, full in zip(shape, to[len(to) - len(shape) :], strict=True))
