@@ -207,6 +207,7 @@ def check_what_is_refused() -> None:
         "fused_recurrent_gsa: reverse must be False": (composed.chunk_gsa, 4 * (x,), {"reverse": True}),
         "chunk_gdn2: use_gate_in_kernel must be": (composed.chunk_gdn2, 6 * (x,), {"use_gate_in_kernel": True}),
         "chunk_gdn2: state_v_first must be False": (composed.chunk_gdn2, 6 * (x,), {"state_v_first": True}),
+        "causal_conv1d: cp_context must be None": (functions.convolution, (x[0], x[0, 0]), {"cp_context": object()}),
         "parallel_retention: output_attentions": (functions.parallel_retention, 3 * (x,), {"output_attentions": True}),
         "fused_mul_recurrent_rwkv7: reverse": (functions.fused_mul_recurrent_rwkv7, 6 * (x,), {"reverse": True}),
         "FusedCrossEntropyLoss: process_group": (loss, (x[0, 0], torch.tensor([0, 1, 2])), {}),
