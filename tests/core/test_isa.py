@@ -115,7 +115,7 @@ NUMBERS = {
     ],
     "decode": [
         *(
-            f"tests/decode/test_packed.py::test_{name}"
+            f"tests/decode/program/test_packed.py::test_{name}"
             for name in ("products_of_every_remainder", "every_code_and_scale_has_its_number", "groups_of_any_size")
         ),
     ],

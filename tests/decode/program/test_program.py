@@ -12,7 +12,7 @@ import pytest
 import fastiter
 from fastiter.decode import plan as p
 from tests.decode.machines import Machine
-from tests.decode.operations import CASES, TOKENS, make
+from tests.decode.program.operations import CASES, TOKENS, make
 
 STEPS, CAPACITY = 7, 9
 EACH = pytest.mark.parametrize("name", CASES)

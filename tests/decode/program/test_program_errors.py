@@ -12,7 +12,7 @@ import pytest
 
 from fastiter.decode import plan as p
 from tests.decode.machines import Machine, packed
-from tests.decode.operations import Case, make
+from tests.decode.program.operations import Case, make
 
 
 def changed(name: str, **fields: Any) -> Callable[[], Machine]:
