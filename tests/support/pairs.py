@@ -29,7 +29,8 @@ def pairs(test: Test) -> Test:
         own = [mark for _, marks_of_value, _ in parts for mark in marks_of_value]
         cases.append(pytest.param(*values, marks=own, id="-".join(name for _, _, name in parts)))
     test.pytestmark = [mark for mark in marks if mark.name != "parametrize"]  # type: ignore[attr-defined]
-    return pytest.mark.parametrize([name for axis in axes for name in _names(axis)], cases)(test)
+    thinned: Test = pytest.mark.parametrize([name for axis in axes for name in _names(axis)], cases)(test)
+    return thinned
 
 
 def covering(sizes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -28,7 +28,7 @@ def test_cases_have_the_names_and_marks_of_their_values() -> None:
     def test(a: int, b: str, c: Any, d: Any) -> None:
         raise AssertionError
 
-    kept, made = test.pytestmark  # type: ignore[attr-defined]
+    kept, made = test.pytestmark
     names, cases = made.args
     assert kept.name == "skip" and names == ["d", "b", "c", "a"]
     every = itertools.product(("float", "d1"), ("first", "second"), "12")
