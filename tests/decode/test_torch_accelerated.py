@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", "5.24")
 
+from fastiter.decode._torch import decoder as decoder_module  # noqa: E402
 from fastiter.decode._torch.cache import new_cache  # noqa: E402
 from fastiter.torch import Decoder, accelerate, restore  # noqa: E402
 from tests.decode.models import VOCABULARY, exact, make, tokens  # noqa: E402
@@ -49,15 +50,21 @@ def one_thread() -> None:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list to which each step of a decoder adds its number of rows."""
+    """Return a list to which each step of a decoder adds its number of rows; those of its trial do not count."""
     rows: list[int] = []
-    original = Decoder._step
+    original, check_equations = Decoder._step, decoder_module.check_equations
 
     def counted(self: Any, sequences: Any, *args: Any) -> Any:
         rows.append(sequences.rows)
         return original(self, sequences, *args)
 
+    def tried(*args: Any) -> None:
+        before = len(rows)
+        check_equations(*args)
+        del rows[before:]
+
     monkeypatch.setattr(Decoder, "_step", counted)
+    monkeypatch.setattr(decoder_module, "check_equations", tried)
     return rows
 
 
