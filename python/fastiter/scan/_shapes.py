@@ -35,7 +35,10 @@ def check_block_shapes(function: str, A: Shape, x: Shape) -> None:
 def _broadcasts(shape: Shape, to: Shape) -> bool:
     if len(shape) > len(to):
         return False
-    return all(size in (1, full) for size, full in zip(shape, to[len(to) - len(shape) :], strict=True))
+    for size, full in zip(shape, to[len(to) - len(shape) :], strict=True):  # noqa: SIM110 (a generator takes longer)
+        if size not in (1, full):
+            return False
+    return True
 
 
 def check_first(function: str, state: Shape, sequences: int, inner: Sequence[int], packed: bool) -> None:

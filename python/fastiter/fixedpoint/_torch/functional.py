@@ -30,6 +30,8 @@ GRADS = ("implicit", "unrolled", "one-step", "phantom", "neumann")
 _NAME = "fixed_point"
 #: Options of approximate gradients
 _STEPS = ("grad_steps", "grad_damping")
+#: The defaults of the options for the gradient, which need no check
+_EXACT = ("implicit", None, 5, 1.0)
 _TRUNCATED = (
     f"{_NAME}: the gradient has no derivative with grad='one-step' or 'phantom', which neglect how the solution "
     "depends on the parameters (grad='implicit' has one)"
@@ -220,7 +222,9 @@ def fixed_point(
         raise TypeError(f"{_NAME}: f must be a function of (x, *args, *params), got {type_name(f)}")
     if not isinstance(args, tuple):
         raise TypeError(f"{_NAME}: args must be a tuple of tensors, got {type_name(args)}")
-    terms, damping = _checked_gradient(_NAME, method, grad, adjoint, grad_steps, grad_damping)
+    terms, damping = grad_steps, grad_damping
+    if (grad, adjoint, grad_steps, grad_damping) != _EXACT:
+        terms, damping = _checked_gradient(_NAME, method, grad, adjoint, grad_steps, grad_damping)
     stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw), norm, patience).checked(_NAME)
     solver = Solver(stopping, method, options)
     shape = {"batched": batched, "args": args, "compact": bool(args) if compact is None else compact, "jvp": jvp}
