@@ -10,10 +10,10 @@ has one expectation for each of 261 afterstates in place of 729 pairs (two items
 items). `mdp.MDP(..., rows=)` shares the rows: both operators have the same fixed point to 1e-9, 26.263290 and 33.667460
 from the empty shop. The published "easy" setting (three periods, undiscounted) has the optimal cost 4.0375.
 
-Learning from one trajectory, V^x has no action and averages the demand once. On the mean of three trajectories, the
+Learning from one trajectory, V^x has no action and averages the demand once. In the median of nine trajectories, the
 excess cost of its greedy policy is at most .75 times that of Q-learning after 3000 to 100,000 steps with two items, and
-at most .6 times from 30,000 steps on with three. Earlier, policies for three items lead to states that have not been
-visited: after 10,000 steps one trajectory of V^x has such a policy, and the mean is above that of Q-learning.
+from 30,000 steps on with three; before, it is lower, too. Means say little, as some trajectories of either learner have
+for a while a policy that produces nothing in states that they have hardly visited.
 
     python examples/papers/lot_sizing.py    # seconds; writes lot_sizing.png next to this file
 
@@ -43,7 +43,7 @@ MARKS = (3_000, 10_000, 30_000, 100_000)
 
 @dataclass(frozen=True)
 class Options:
-    seeds: int = option(3, "trajectories of each learner", 1)
+    seeds: int = option(9, "trajectories of each learner", 1)
     steps: int = option(MARKS[-1], "steps of a trajectory", 3_000)
     figure: Path = figure_option(__file__)
 
@@ -130,7 +130,7 @@ def main(options: Options) -> None:
 
     cases = {
         "two items": (shop(2, 8, 4, (0.2, 0.4, 0.25, 0.15)), 26.263290, (243, 729, 261), (0, 0.75)),
-        "three items": (shop(3, 6, 4, (0.4, 0.4, 0.2)), 33.667460, (1372, 5488, 1519), (2, 0.6)),
+        "three items": (shop(3, 6, 4, (0.4, 0.4, 0.2)), 33.667460, (1372, 5488, 1519), (2, 0.75)),
     }
     marks = tuple(mark for mark in MARKS if mark <= options.steps)
     figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.5), layout="constrained")
@@ -143,13 +143,14 @@ def main(options: Options) -> None:
         for learner, after in (("Q", False), ("afterstates", True)):
             runs = [learn(given, marks, seed, after) for seed in range(options.seeds)]
             every = [[excess(given, problem, best, q) for q in at_marks] for at_marks in runs]
-            curves[learner] = np.mean(every, axis=0)
+            curves[learner] = np.median(every, axis=0)
         print(f"{name}: {sizes[1]} pairs, {sizes[2]} rows, value {best:.6f}; excess cost at {marks}:")
         for learner, color in (("Q", OTHERS), ("afterstates", OURS)):
             print(f"  {learner:12}{np.round(curves[learner], 3)}")
             axis.loglog(marks, curves[learner], "o-", color=color, label=learner)
-        if (options.seeds, options.steps) == (3, MARKS[-1]):
+        if (options.seeds, options.steps) == (9, MARKS[-1]):
             assert (curves["afterstates"][first:] <= ratio * curves["Q"][first:]).all()
+            assert (curves["afterstates"] < curves["Q"]).all()
         axis.set(xlabel="steps of one trajectory", ylabel="excess cost / optimal cost", title=name)
         axis.legend()
     save(figure, options.figure)

@@ -377,7 +377,7 @@ def extended_value_iteration(
     limits = Limits(None, atol, max_steps, callback, throw).checked(function, smallest_max=1, zero=False)
     largest_reward = finite_number(function, "largest_reward", largest_reward)
     rows = process.rows
-    wide = _radius(function, "probability_radius", probability_radius, rows.count)
+    wide = _radius(function, "probability_radius", probability_radius, rows.height)
     bonus = _radius(function, "reward_radius", reward_radius, len(rows.reward))
     best = float(rows.reward.max(initial=-np.inf))
     if best > largest_reward + 1e-6 * max(1.0, abs(largest_reward)):  # means of rewards may round up

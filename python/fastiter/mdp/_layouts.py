@@ -36,7 +36,7 @@ class Rows(NamedTuple):
         return len(self.row) - 1
 
     @property
-    def count(self) -> int:
+    def height(self) -> int:
         """The number of rows of P."""
         return len(self.entry) - 1
 
@@ -44,14 +44,15 @@ class Rows(NamedTuple):
     def arrays(self) -> tuple[Any, ...]:
         """The arguments of the kernels."""
         own = self.row, self.entry, self.next, self.weight, self.reward
-        return own if self.pair is None else (*own, self.pair, self.count)
+        return own if self.pair is None else (*own, self.pair, self.height)
 
     @property
     def is_over(self) -> Array:
         """Whether nothing follows in each state: it has rows, and all of them earn nothing and have no entries."""
         goes_on = (np.diff(self.entry) > 0) | (self.reward != 0)
         owner = np.repeat(np.arange(self.states), np.diff(self.row))
-        return (np.bincount(owner, weights=goes_on, minlength=self.states) == 0) & (np.diff(self.row) > 0)
+        result: Array = (np.bincount(owner, weights=goes_on, minlength=self.states) == 0) & (np.diff(self.row) > 0)
+        return result
 
     def at(self, pairs: Array) -> Array:
         """Return the rows of P of some pairs."""
@@ -79,12 +80,12 @@ class Rows(NamedTuple):
         """
         if self.pair is None:
             return self, each
-        is_used = np.zeros(self.count, np.bool_)
+        is_used = np.zeros(self.height, np.bool_)
         is_used[self.pair] = True
         is_shared = int(is_used.sum()) < len(self.pair)
         used = np.flatnonzero(is_used) if is_shared else self.pair
         pair = (np.cumsum(is_used) - 1)[self.pair].astype(np.int32) if is_shared else None
-        if np.array_equal(used, np.arange(self.count)):
+        if np.array_equal(used, np.arange(self.height)):
             return self._replace(pair=pair), each
         rows, each = permuted_rows(self.matrix, used), None if each is None else each[used]
         return self._replace(entry=rows.start, next=rows.column, weight=rows.value, pair=pair), each

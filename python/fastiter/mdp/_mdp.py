@@ -154,7 +154,7 @@ class MDP:
     def __repr__(self) -> str:
         """Return a one-line summary without the arrays."""
         rows, discount = self._process.rows, self._process.discount
-        pairs = f"{self.rows} rows" if rows.pair is None else f"{self.rows} pairs, {rows.count} rows"
+        pairs = f"{self.rows} rows" if rows.pair is None else f"{self.rows} pairs, {rows.height} rows"
         return f"MDP({self.S} states, {pairs}, {len(rows.next)} entries, gamma {discount}, {self.dtype})"
 
     def solve(

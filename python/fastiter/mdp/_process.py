@@ -145,8 +145,8 @@ class Process:
     def row_sums(self) -> Array:
         """The sum of the weights of each row, or of each pair's row."""
         rows = self.rows
-        owner = np.repeat(np.arange(rows.count), np.diff(rows.entry))
-        sums = np.bincount(owner, weights=rows.weight, minlength=rows.count)
+        owner = np.repeat(np.arange(rows.height), np.diff(rows.entry))
+        sums = np.bincount(owner, weights=rows.weight, minlength=rows.height)
         return sums if rows.pair is None else sums[rows.pair]
 
     @property
@@ -157,7 +157,7 @@ class Process:
 
     def _staying(self, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
         """Return the subset of rows on which a policy can stay forever; None if the search takes too long."""
-        row, count = self.rows.row, self.rows.count
+        row, count = self.rows.row, self.rows.height
         owner = np.repeat(np.arange(count), np.diff(self.rows.entry))
         state = np.repeat(np.arange(self.states), np.diff(row))
         possible, result = self.rows.weight > 0, usable.copy()
@@ -242,7 +242,7 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
 
 def prepared(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool, sign: int = 1) -> Process:
     """Check everything except that terminal states are reached; the result has no rows for terminal states."""
-    discount, own = _discounts(function, gamma, rows.count)
+    discount, own = _discounts(function, gamma, rows.height)
     rows, own = rows.compact(own)
     tolerance = SUM_TOLERANCE[rows.weight.dtype.name]
     sums = _check(function, rows, -1 if renormalize else tolerance, sign)
@@ -335,7 +335,7 @@ def _place(rows: Rows, row: int, is_pair: bool = False) -> str:
 
 def _check(function: str, rows: Rows, tolerance: float, sign: int = 1) -> tuple[float, float]:
     """Check all rows, and return the least and the largest sum of their weights."""
-    counts = rows.count if rows.pair is not None else len(rows.reward), len(rows.weight)
+    counts = rows.height if rows.pair is not None else len(rows.reward), len(rows.weight)
     if len(rows.entry) != counts[0] + 1 or len(rows.next) < counts[1]:
         raise ValueError(f"{function}: P must have one value for each entry of its rows, got other lengths")
     entries = int(rows.entry[-1]) if 0 <= rows.entry[-1] <= counts[1] else counts[1]
@@ -361,7 +361,7 @@ def sums_of(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> tuple[float, floa
 
     ``is_terminal`` covers all states that ``next`` refers to, of which only the first have rows here.
     """
-    count = rows.count
+    count = rows.height
     has_rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(~is_terminal, dtype=np.int64)])
     arrays = has_rows, *rows.arrays[1:]
     bits, entries = rows.weight.itemsize * 8, int(rows.entry[-1])
@@ -370,8 +370,8 @@ def sums_of(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> tuple[float, floa
 
 
 def _normalized(function: str, rows: Rows) -> Array:
-    row = np.repeat(np.arange(rows.count), np.diff(rows.entry))
-    sums = np.bincount(row, weights=rows.weight, minlength=rows.count)
+    row = np.repeat(np.arange(rows.height), np.diff(rows.entry))
+    sums = np.bincount(row, weights=rows.weight, minlength=rows.height)
     if (sums == 0).any():
         where = _place(rows, int(np.argmax(sums == 0)))
         raise ValueError(f"{function}: P must have a positive probability in each row, got none in {where}")

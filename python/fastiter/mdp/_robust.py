@@ -164,7 +164,7 @@ def _check_kind(kind: object) -> None:
 def _everywhere(process: Process) -> Process:
     """Return the process with an entry for every next state in each row, 0 for new entries."""
     rows, S = process.rows, process.states
-    count = rows.count
+    count = rows.height
     owner = np.repeat(np.arange(count), np.diff(rows.entry))
     weight = np.bincount(owner * S + rows.next, weights=rows.weight, minlength=count * S).astype(rows.weight.dtype)
     start, target = np.arange(count + 1, dtype=np.int64) * S, np.tile(np.arange(S, dtype=np.int32), count)
@@ -212,7 +212,7 @@ def ambiguity(
     if optimistic and kind == "s-l1":
         raise ValueError(f"{function}: optimistic must be False for 's-l1', got True")
     rows = process.rows
-    count = process.states if kind == "s-l1" else rows.count
+    count = process.states if kind == "s-l1" else rows.height
     if kind == "interval":
         if radius is not None:
             raise TypeError(f"{function}: radius must be None for 'interval', got {type(radius).__name__}")
@@ -231,7 +231,7 @@ def _limits_around(rows: Rows, radii: Array, *, anywhere: bool) -> tuple[Array, 
 
     Entries that are 0 stay at 0, unless mass may go ``anywhere``.
     """
-    owner = np.repeat(np.arange(rows.count), np.diff(rows.entry))
+    owner = np.repeat(np.arange(rows.height), np.diff(rows.entry))
     _, first, place = np.unique(owner * rows.states + rows.next, return_index=True, return_inverse=True)
     total = np.bincount(place.reshape(-1), weights=rows.weight)
     low, high = np.zeros_like(rows.weight), np.zeros_like(rows.weight)
@@ -271,8 +271,8 @@ def _limits(function: str, process: Process, limits: Any) -> tuple[Array, Array]
             raise ValueError(f"{function}: limits, {name}, must have shape {rows.weight.shape}, got {x.shape}")
         arrays.append(np.ascontiguousarray(x))
     low, high = arrays
-    owner = np.repeat(np.arange(rows.count), np.diff(rows.entry))
-    lowest, highest = (np.bincount(owner, weights=x, minlength=rows.count) for x in arrays)
+    owner = np.repeat(np.arange(rows.height), np.diff(rows.entry))
+    lowest, highest = (np.bincount(owner, weights=x, minlength=rows.height) for x in arrays)
     tiny = 1e-6 if rows.weight.dtype == np.float32 else 1e-10
     bad = (lowest > 1 + tiny) | (highest < 1 - tiny)
     if not (low >= 0).all() or not (low <= high).all() or bad.any():
@@ -289,7 +289,7 @@ def restricted(process: Process, ambiguity: Ambiguity, place: Array) -> tuple[Pr
     chosen = rows.row[:-1][has] + place[has]
     row = np.concatenate([np.zeros(1, np.int64), np.cumsum(has, dtype=np.int64)])
     label = place[has].astype(np.int64) if rows.label is None else rows.label[chosen]
-    keep = np.zeros(rows.count, bool)
+    keep = np.zeros(rows.height, bool)
     keep[rows.at(chosen)] = True
     entries = np.repeat(keep, np.diff(rows.entry))
     selected = keep_rows(rows.matrix, keep)

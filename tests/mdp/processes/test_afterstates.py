@@ -173,7 +173,7 @@ def test_batches() -> None:
         found = batch.solve(method)  # type: ignore[arg-type]
         for m in range(3):
             assert np.array_equal(found.value[m], batch[m].solve(method).value)  # type: ignore[arg-type]
-    dense = np.zeros((problem._process.rows.count, 12))
+    dense = np.zeros((problem._process.rows.height, 12))
     dense[np.repeat(np.arange(len(dense)), np.diff(start)), problem.transitions[1]] = P[1]
     alone = MDP(dense[problem.pair_rows], R[1], 0.95, states=given.states)
     assert np.array_equal(alone.solve("mpi").value, batch.solve("mpi").value[1])

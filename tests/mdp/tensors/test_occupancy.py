@@ -211,4 +211,4 @@ def test_errors() -> None:
         (ValueError, "P and policy must be those of one process, got 2", (torch.stack([P, P]), policy, start, 0.5)),
     ):
         with pytest.raises(kind, match=f"occupancy: {message}"):
-            tensor_mdp.occupancy(*given)
+            tensor_mdp.occupancy(*given, **({} if len(given) == 4 else {"gamma": 0.5}))

@@ -94,7 +94,7 @@ def _opening(process: Process) -> Opening:
     sweep = len(process.rows.next) + rows
     chosen = sweep * n // max(rows, 1)  # the operations for a policy's rows
     if process.rows.pair is not None:
-        chosen = len(process.rows.next) * min(n, process.rows.count) // process.rows.count
+        chosen = len(process.rows.next) * min(n, process.rows.height) // process.rows.height
     step = sweep + OPTIONS["policy_sweeps"][0] * (chosen + n)
     is_banded = _core.mdp.is_banded(process.bits, n, process.arrays, _BAND)
     first = max(_FIRST, 2 * _CALL // step)

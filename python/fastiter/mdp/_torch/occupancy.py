@@ -97,11 +97,10 @@ def _occupancy(P: Any, policy: Any, start: Any, gamma: Any, pairs: tuple[Any, An
 
 def _check(function: str, given: Rows, start: Tensor) -> None:
     """Refuse numbers that are not probabilities, by the checks of arrays."""
-    row, crow, col, values, shares, pair = (None if x is None else x.numpy() for x in given.detached())
-    assert row is not None and col is not None  # for the type checker: only pair is optional
+    row, crow, col, values, shares = (x.detach().numpy() for x in given[:5] if x is not None)
     if start.shape != (len(row) - 1,):
         raise ValueError(f"{function}: start must have shape (S,) = ({len(row) - 1},), got {tuple(start.shape)}")
-    pair = None if pair is None else pair.astype(np.int32)
+    pair = None if given.pair is None else given.pair.numpy().astype(np.int32)
     whole = ArrayRows(row, crow, col.astype(np.int32), values, np.zeros_like(shares), pair=pair)
     prepared(function, whole, 0.0, None, False)
     check_shares(function, whole, contiguous(given.rewards.detach()).numpy())
@@ -135,7 +134,7 @@ class _Pattern(NamedTuple):
         row, crow, col = (contiguous(x).numpy() for x in (given.row, given.crow, given.col.to(torch.int32)))
         return cls(row, crow, col, pair, horizon)
 
-    def head(self, values: Any, shares: Any, discount: Tensor) -> tuple[Any, ...]:
+    def head(self, values: Any, shares: Any, discount: Tensor) -> tuple[int, int, tuple[Any, ...], float, int]:
         own = (self.row, self.crow, self.col, values, shares)
         arrays = own if self.pair is None else (*own, self.pair, len(self.crow) - 1)
         return values.itemsize * 8, len(self.row) - 1, arrays, float(discount), self.horizon
