@@ -238,7 +238,7 @@ def rnn_fwd(
     options: Options = PLAIN,
 ) -> list[Tensor]:
     """Run the op; plain dense tensors outside of tracing take one C++ call, in a fraction of the time."""
-    if options[2:] == PLAIN[2:] and batch_sizes is None and unwatched():
+    if (options is PLAIN or options[2:] == PLAIN[2:]) and batch_sizes is None and unwatched():
         cut = (lengths, options.cu_seqlens, options.reset)
         outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, cut, reverse, all_states, False)
         if outputs is not None:
@@ -265,7 +265,7 @@ def rnn_fwd_saved(
     """
     count = len(cell.states)
     returned = 2 * count if all_states else 1 + count
-    if options[2:] == PLAIN[2:] and batch_sizes is None and unwatched():
+    if (options is PLAIN or options[2:] == PLAIN[2:]) and batch_sizes is None and unwatched():
         cut = (lengths, options.cu_seqlens, options.reset)
         outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, cut, reverse, all_states, True)
         if outputs is not None:
@@ -315,7 +315,7 @@ def rnn_bwd(
     b: Tensor | None = None,
 ) -> list[Tensor]:
     """Run the op, in one C++ call under the conditions of :func:`rnn_fwd`; wx and b are needed with a checkpoint."""
-    if options[2:] == PLAIN[2:] and batch_sizes is None and unwatched():
+    if (options is PLAIN or options[2:] == PLAIN[2:]) and batch_sizes is None and unwatched():
         needs, cut = (need_r, need_b, need_state), (lengths, options.cu_seqlens, options.reset)
         steps = (states, saved, dstates, dlast)
         gradients = _core.rnn.backward_tensors(cell.code, None, r, state, *steps, cut, reverse, needs)
