@@ -83,7 +83,8 @@ def applied_directly(function: type[torch.autograd.Function], *arguments: Any) -
 
 @functools.cache
 def _unchecked(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply
+    above: Any = super(torch.autograd.Function, function)
+    apply: Callable[..., Any] = above.apply
     return apply
 
 

@@ -210,10 +210,11 @@ def _short_gradients(
         sequences, rest = rest[:3], rest[3:]
     saved, first, others = rest[: ctx.saved_count], rest[ctx.saved_count :], len(direction.cell.states) - 1
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
+    cut: Any = tuple(sequences)
     gradients: list[Tensor] | None = _core.rnn.backward_tensors(
         direction.cell.code,
         (x, w_ih, direction.heads, need_x, need_ih, need_b_ih),
-        *(w_hh, first, [h, *saved[:others]], saved[others:], [dh], dlast, tuple(sequences)),
+        *(w_hh, first, [h, *saved[:others]], saved[others:], [dh], dlast, cut),
         direction.reverse,
         (need_hh, need_b_hh, need_first),
     )
