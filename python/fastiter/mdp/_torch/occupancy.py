@@ -165,7 +165,8 @@ class _Visits(torch.autograd.Function):
         dstart, dshares = torch.empty_like(g), torch.empty_like(shares)
         dvalues = torch.empty_like(values) if ctx.needs_input_grad[1] else None
         out = dstart.numpy(), dshares.numpy(), None if dvalues is None else dvalues.numpy()
-        _core.mdp.visit_gradients(*ctx.pattern.head(weights, policy, discount), (policy, visits, gradient), out)
+        head = _Pattern(*ctx.pattern).head(weights, policy, discount)
+        _core.mdp.visit_gradients(*head, (policy, visits, gradient), out)
         ddiscount = (shares * dshares).sum() if ctx.needs_input_grad[4] else None
         dvalues = None if dvalues is None else discount * dvalues
         return None, dvalues, discount * dshares, dstart, ddiscount
