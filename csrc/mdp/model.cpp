@@ -75,13 +75,16 @@ private:
 
 } // namespace
 
+int64_t length_of_rows(const int64_t* entry, int64_t rows) {
+    const int64_t length = rows ? entry[1] - entry[0] : 0;
+    if (length > 5 || entry[0]) return 0; // the kernels unroll up to 5
+    for (int64_t j = 1; j < rows; ++j)
+        if (entry[j + 1] - entry[j] != length) return 0;
+    return length;
+}
+
 template <class T> Model<T>::Model(const Process<T>& p, Arrays<T> own) : p_(p), own_(std::move(own)) {
-    const int64_t all = p_.pair ? p_.shared : rows();
-    p_.length = all ? p_.entry[1] - p_.entry[0] : 0;
-    if (p_.length > 5) p_.length = 0; // the kernels unroll up to 5
-    for (int64_t j = 1; j < all && p_.length; ++j)
-        if (p_.entry[j + 1] - p_.entry[j] != p_.length) p_.length = 0;
-    if (p_.entry[0]) p_.length = 0;
+    p_.length = length_of_rows(p_.entry, p_.pair ? p_.shared : rows());
 }
 
 template <class T> Process<T> Model<T>::with(double discount, const T* reward) const {

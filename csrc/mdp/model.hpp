@@ -10,6 +10,9 @@
 
 namespace fastiter::mdp {
 
+// Process::length of rows with these entries
+int64_t length_of_rows(const int64_t* entry, int64_t rows);
+
 // The arrays of a model that owns them
 template <class T> struct Arrays {
     Block<int64_t> row, entry;

@@ -63,14 +63,27 @@ template <class T> struct Sweep {
     bool exact = true;
 };
 
+// The values of a stochastic policy one step earlier, for states [first, last), and a step of its gradient: with e_j the
+// sum over the entries of pair j,
+//
+//   w_s = base_s + discount * sum over the pairs j of s of policy_j e_j           share_j += visits_s e_j
+template <class T> struct Earlier {
+    const T *v = nullptr, *base = nullptr, *policy = nullptr, *visits = nullptr;
+    T* w = nullptr;
+    double* share = nullptr;
+    int64_t first = 0, last = 0;
+};
+
 template <class T> struct KernelsOf {
-    // Computes p.expected from v for the shared rows [first, last). The next three functions read it if it is not null.
+    // Computes p.expected from v for the shared rows [first, last). The next three functions and earlier
+    // read it if it is not null.
     void (*expect)(const Process<T>& p, const T* v, int64_t first, int64_t last);
     Span (*backup)(const Process<T>&, const Backup<T>&);
     // Computes w only, for a process with one row per state.
     void (*evaluate)(const Process<T>&, const Backup<T>&);
     void (*action_values)(const Process<T>&, const T* v, T* q, int64_t first, int64_t last); // rows [first, last)
     double (*sweep)(const Process<T>&, const Sweep<T>&); // returns the largest |change|
+    void (*earlier)(const Process<T>&, const Earlier<T>&);
     // w[i] = the backup of states[i]
     void (*backups)(const Process<T>&, const T* v, const int32_t* states, int64_t count, double* w);
 };

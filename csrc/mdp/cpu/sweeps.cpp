@@ -212,8 +212,36 @@ template <class T> void action_values(const Process<T>& p, const T* v, T* q, int
         q[j] = T(p.expected ? action_value<T, kExpected, false>(p, v, j) : action_value<T, 0, false>(p, v, j));
 }
 
+template <class T, int L, bool Far>
+void earlier_range(const Process<T>& process, const Earlier<T>& earlier, int64_t first, int64_t last) {
+    const Process<T> p = process;
+    const Earlier<T> b = earlier;
+    for (int64_t s = first; s < last; ++s) {
+        const Rows rows = rows_of(p, s);
+        const double visits = double(b.visits[s]);
+        double sum = 0;
+        for (int64_t j = rows.begin; j < rows.end; ++j) {
+            const double expected =
+                L == kExpected ? p.expected[p.pair[j]] : sum_of<T, L == kExpected ? 0 : L, Far>(p, b.v, j);
+            sum += double(b.policy[j]) * expected;
+            b.share[j] += visits * expected;
+        }
+        b.w[s] = T(double(b.base[s]) + p.discount * sum);
+    }
+}
+
+template <class T> void earlier(const Process<T>& p, const Earlier<T>& b) {
+    if (p.expected) return earlier_range<T, kExpected, false>(p, b, b.first, b.last);
+    with_constant<1, 2, 3, 4, 5, 0>(int(p.length), [&]<int L>() {
+        const int64_t far = end_of_far(p, b.first, b.last);
+        earlier_range<T, L, true>(p, b, b.first, far);
+        earlier_range<T, L, false>(p, b, far, b.last);
+    });
+}
+
 template <class T>
-constexpr KernelsOf<T> kernels_of{expect<T>, backup<T>, evaluate<T>, action_values<T>, sweep<T>, backups<T>};
+constexpr KernelsOf<T> kernels_of{expect<T>, backup<T>,  evaluate<T>, action_values<T>,
+                                  sweep<T>,  earlier<T>, backups<T>};
 
 } // namespace
 

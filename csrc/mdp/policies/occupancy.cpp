@@ -1,8 +1,10 @@
 // Visits are gathered along the transposed entries, which are sorted once, so that each sum belongs to one thread.
 #include "mdp/policies/occupancy.hpp"
+#include "core/dispatch.hpp"
 #include "core/launch.hpp"
 #include "core/memory.hpp"
 #include "core/rows.hpp"
+#include "mdp/model.hpp"
 #include <algorithm>
 #include <utility>
 
@@ -78,21 +80,46 @@ template <class T> Block<T> weights_of(const Process<T>& p, const T* policy, con
     return sorted;
 }
 
-// y(x) for rows [first, last)
-template <class T> void share(const Lists& pairs, const T* policy, const T* m, int64_t first, int64_t last, double* y) {
-    for (int64_t x = first; x < last; ++x) {
-        double sum = 0;
-        for (int64_t k = pairs.start[x]; k < pairs.start[x + 1]; ++k)
-            sum += double(policy[pairs.element[k]]) * double(m[pairs.from[k]]);
-        y[x] = sum;
-    }
+// A process whose row x has the elements of list x, each the number of its source with a weight
+template <class T> Process<T> gathering(const Lists& lists, int64_t keys, int64_t sources, const Block<T>& weight) {
+    Process<T> p;
+    p.states = sources;
+    p.entry = lists.start.data();
+    p.next = lists.from.data();
+    p.weight = weight.data();
+    p.shared = keys;
+    return p;
 }
+
+// y(x): the visits of rows of P that pairs share
+template <class T> class Shared {
+public:
+    Shared(const Process<T>& p, const T* policy)
+        : pairs_(pairs_of(p, policy)), weight_(pairs_.size(p.pair ? p.shared : 0)), sums_(p.shared),
+          p_(gathering(pairs_, p.shared, p.states, weight_)) {
+        for (int64_t k = 0; k < weight_.size() && p.pair; ++k) weight_[k] = policy[pairs_.element[k]];
+        p_.expected = sums_.data();
+    }
+
+    void run(const T* m, int64_t first, int64_t last) const { kernels().of<KernelsOf<T>>().expect(p_, m, first, last); }
+    double of(int64_t x) const { return sums_[x]; }
+    int64_t work(int64_t x) const { return pairs_.start[x] + x; }
+
+private:
+    Lists pairs_;
+    Block<T> weight_;
+    Block<double> sums_;
+    Process<T> p_;
+};
 
 template <class T> class Forward {
 public:
     Forward(const Process<T>& p, const Visits<T>& v)
-        : p_(p), v_(v), pairs_(pairs_of(p, v.policy)), entries_(entries_to(p, v.policy)),
-          weight_(weights_of(p, v.policy, entries_)), y_(p.shared), two_(2 * p.states), sum_(p.states) {}
+        : p_(p), v_(v), shared_(p, v.policy), entries_(entries_to(p, v.policy)),
+          weight_(weights_of(p, v.policy, entries_)), y_(p.shared), two_(2 * p.states), sum_(p.states),
+          arriving_(p.states), to_(gathering(entries_, p.states, p.pair ? p.shared : p.states, weight_)) {
+        to_.expected = arriving_.data();
+    }
 
     void run(const Team& team) {
         auto by_entries = [&](int64_t s) { return entries_.start[s] + s; };
@@ -105,13 +132,16 @@ public:
         for (int64_t t = 0; t + 1 < v_.horizon; ++t) {
             meet(team);
             if (p_.pair) {
-                auto by_pairs = [&](int64_t x) { return pairs_.start[x] + x; };
-                in_part(team, p_.shared, by_pairs,
-                        [&](int64_t first, int64_t last) { share(pairs_, v_.policy, of(t), first, last, y_.data()); });
+                auto by_pairs = [&](int64_t x) { return shared_.work(x); };
+                in_part(team, p_.shared, by_pairs, [&](int64_t first, int64_t last) {
+                    shared_.run(of(t), first, last);
+                    for (int64_t x = first; x < last; ++x) y_[x] = T(shared_.of(x));
+                });
                 meet(team);
             }
             in_part(team, p_.states, by_entries, [&](int64_t first, int64_t last) {
-                p_.pair ? step(y_.data(), of(t + 1), first, last) : step(of(t), of(t + 1), first, last);
+                kernels().of<KernelsOf<T>>().expect(to_, p_.pair ? y_.data() : of(t), first, last);
+                add(p_.discount, arriving_.data(), of(t + 1), sum_.data(), first, last);
             });
         }
         in_part(team, p_.states, by_entries, [&](int64_t first, int64_t last) {
@@ -122,30 +152,30 @@ public:
 private:
     T* of(int64_t t) const { return v_.history ? v_.history + t * p_.states : two_.data() + t % 2 * p_.states; }
 
-    template <class Z> void step(const Z* z, T* m, int64_t first, int64_t last) {
+    static void add(double discount, const double* arriving, T* m, double* sum, int64_t first, int64_t last) {
         for (int64_t s = first; s < last; ++s) {
-            double sum = 0;
-            for (int64_t k = entries_.start[s]; k < entries_.start[s + 1]; ++k)
-                sum += double(weight_[k]) * double(z[entries_.from[k]]);
-            m[s] = T(p_.discount * sum);
-            sum_[s] += double(m[s]);
+            m[s] = T(discount * arriving[s]);
+            sum[s] += double(m[s]);
         }
     }
 
     const Process<T>& p_;
     const Visits<T>& v_;
-    Lists pairs_, entries_;
-    Block<T> weight_;
-    Block<double> y_;
-    Block<T> two_;
-    Block<double> sum_;
+    Shared<T> shared_;
+    Lists entries_;
+    Block<T> weight_, y_, two_;
+    Block<double> sum_, arriving_;
+    Process<T> to_;
 };
 
 template <class T> class Backward {
 public:
     Backward(const Process<T>& p, const VisitGradients<T>& g)
-        : p_(p), g_(g), pairs_(pairs_of(p, g.policy)), expected_(p.shared), share_(p.row[p.states]), two_(2 * p.states),
-          y_(p.shared), later_(g.weight ? kSteps * p.states : 0), source_(g.weight ? kSteps * sources() : 0) {}
+        : p_(p), g_(g), shared_(p, g.policy), expected_(p.pair ? p.shared : 0), share_(p.row[p.states]),
+          two_(2 * p.states), later_(g.weight ? kSteps * p.states : 0), source_(g.weight ? kSteps * sources() : 0) {
+        p_.expected = p.pair ? expected_.data() : nullptr;
+        p_.length = length_of_rows(p.entry, rows_of(p));
+    }
 
     void run(const Team& team) {
         auto by_work = [&](int64_t s) { return (p_.pair ? 0 : p_.entry[p_.row[s]]) + p_.row[s] + s; };
@@ -159,14 +189,16 @@ public:
         });
         for (int64_t n = 0; n + 1 < g_.horizon; ++n) {
             meet(team);
-            const T *now = of(n), *m = g_.history + (g_.horizon - 2 - n) * p_.states;
-            if (p_.pair)
+            const T* m = g_.history + (g_.horizon - 2 - n) * p_.states;
+            if (p_.pair) {
                 in_part(team, p_.shared, by_rows, [&](int64_t first, int64_t last) {
-                    for (int64_t x = first; x < last; ++x) expected_[x] = sum_of(x, now);
-                    if (g_.weight) share(pairs_, g_.policy, m, first, last, y_.data());
-                    for (int64_t x = first; x < last && g_.weight; ++x) source_[kSteps * x + n % kSteps] = y_[x];
+                    kernels().of<KernelsOf<T>>().expect(p_, of(n), first, last);
+                    if (!g_.weight) return;
+                    shared_.run(m, first, last);
+                    for (int64_t x = first; x < last; ++x) source_[kSteps * x + n % kSteps] = shared_.of(x);
                 });
-            if (p_.pair) meet(team);
+                meet(team);
+            }
             in_part(team, p_.states, by_work, [&](int64_t first, int64_t last) { step(n, m, first, last); });
             const bool is_full = n % kSteps + 1 == kSteps || n + 2 == g_.horizon;
             if (!g_.weight || !is_full) continue;
@@ -185,25 +217,11 @@ private:
     int64_t sources() const { return p_.pair ? p_.shared : p_.states; }
     T* of(int64_t n) const { return two_.data() + n % 2 * p_.states; }
 
-    double sum_of(int64_t x, const T* v) const {
-        double sum = 0;
-        for (int64_t e = p_.entry[x]; e < p_.entry[x + 1]; ++e) sum += double(p_.weight[e]) * double(v[p_.next[e]]);
-        return sum;
-    }
-
     void step(int64_t n, const T* m, int64_t first, int64_t last) {
-        const T* now = of(n);
-        T* next = of(n + 1);
-        for (int64_t s = first; s < last; ++s) {
-            double sum = 0;
-            for (int64_t i = p_.row[s]; i < p_.row[s + 1]; ++i) {
-                const double expected = p_.pair ? expected_[p_.pair[i]] : sum_of(i, now);
-                sum += double(g_.policy[i]) * expected;
-                share_[i] += double(m[s]) * expected;
-            }
-            next[s] = T(double(g_.total[s]) + p_.discount * sum);
-            if (!g_.weight) continue;
-            later_[kSteps * s + n % kSteps] = double(now[s]);
+        kernels().of<KernelsOf<T>>().earlier(p_,
+                                             {of(n), g_.total, g_.policy, m, of(n + 1), share_.data(), first, last});
+        for (int64_t s = first; s < last && g_.weight; ++s) {
+            later_[kSteps * s + n % kSteps] = double(of(n)[s]);
             if (!p_.pair) source_[kSteps * s + n % kSteps] = double(m[s]);
         }
     }
@@ -215,21 +233,26 @@ private:
             while (!p_.pair && p_.row[s + 1] <= x) ++s;
             const double* source = source_.data() + kSteps * (p_.pair ? x : s);
             const double factor = p_.pair ? 1 : double(g_.policy[x]);
-            for (int64_t e = p_.entry[x]; e < p_.entry[x + 1]; ++e) {
-                const double* later = later_.data() + kSteps * p_.next[e];
-                double sum = 0;
-                for (int64_t k = 0; k < steps; ++k) sum += source[k] * later[k];
-                g_.weight[e] += T(factor * sum);
-            }
+            for (int64_t e = p_.entry[x]; e < p_.entry[x + 1]; ++e)
+                g_.weight[e] += T(factor * dot(source, later_.data() + kSteps * p_.next[e], steps));
         }
     }
 
-    const Process<T>& p_;
+    static double dot(const double* a, const double* b, int64_t steps) {
+        double parts[4] = {};
+        if (steps == kSteps) // independent sums, of which the processor adds several at once
+            for (int64_t k = 0; k < kSteps; ++k) parts[k % 4] += a[k] * b[k];
+        else
+            for (int64_t k = 0; k < steps; ++k) parts[0] += a[k] * b[k];
+        return (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    }
+
+    Process<T> p_;
     const VisitGradients<T>& g_;
-    Lists pairs_;
+    Shared<T> shared_;
     Block<double> expected_, share_;
     Block<T> two_;
-    Block<double> y_, later_, source_;
+    Block<double> later_, source_;
 };
 
 template <class T, class Run> void on_a_team(const Process<T>& p, Run& run) {
