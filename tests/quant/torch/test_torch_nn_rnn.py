@@ -20,7 +20,7 @@ FINE = ours.QuantPlan(output="fixed<50,4,RND,SAT>", state="fixed<50,4,RND,SAT>")
 COARSE = ours.QuantPlan(
     weight=ours.FixedQuantizer(6, axis=0),
     bias="fixed<8,3,RND,SAT>",
-    input="int4<RND>",
+    input=ours.FormatQuantizer("int4<RND>", 1.0),  # a scale of each input would differ between parts of a sequence
     output="fixed<7,1,RND,SAT>",
     state="fixed<7,3,RND,SAT>",
     gradient="e5m2<STOCHASTIC>",
