@@ -92,7 +92,7 @@ def test_gradients() -> None:
 def test_ops() -> None:
     (crow, col, values), rewards, states = sparse()
     row = torch.cat([states.new_zeros(1), torch.bincount(states).cumsum(0)])
-    call = ops.Policy(row, crow, col, values, rewards[0], torch.tensor(0.9, dtype=torch.float64), 1e-9, 100)
+    call = ops.Policy(row, crow, col, values, rewards[0], None, torch.tensor(0.9, dtype=torch.float64), 1e-9, 100)
     quick = ("test_schema", "test_faketensor")  # it has no gradient
     torch.library.opcheck(torch.ops.fastiter._mdp_policy.default, tuple(call), test_utils=quick)
     P, R = dense()
