@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -12,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 import fastiter.torch
-import time
 from fastiter.scan._torch import in_place
 from fastiter.torch import distributed
 from tests.distributed.compare import Case, Expected
@@ -268,4 +268,4 @@ def tensors_left() -> int:
         if left <= 0:
             break
         time.sleep(0.05)
-    return left
+    return max(left, 0)
