@@ -81,12 +81,17 @@ MODELS = {
 }
 
 
+def without_fla() -> None:
+    """Hide flash-linear-attention, from which transformers' models would take kernels that need a GPU."""
+    sys.modules.setdefault("fla", None)  # type: ignore[arg-type]
+
+
 def build(shape: Shape, quick: bool) -> Any:
     """Return a model in float32 with random weights, whose activations are neither tiny nor large."""
     transformers = load("transformers")
     assert transformers is not None  # main has checked it
     transformers.logging.set_verbosity_error()
-    sys.modules.setdefault("fla", None)  # type: ignore[arg-type]  # from which models would take kernels for GPUs
+    without_fla()
     torch.manual_seed(0)
     kind = "TextConfig" if shape.name == "Qwen3_5" else "Config"
     config = getattr(transformers, shape.name + kind)(**shape.config(quick))

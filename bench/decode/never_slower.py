@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import fastiter.torch
-from bench.decode.cases import ACCELERATE, DECODE, OURS, TRANSFORMERS, shared, start_decoder, start_model
+from bench.decode.cases import ACCELERATE, DECODE, OURS, TRANSFORMERS, shared, start_decoder, start_model, without_fla
 from bench.harness import gate, tables
 from bench.harness.contest import Record
 from bench.harness.session import Options
@@ -31,6 +31,7 @@ HEADER = tables.header(
 
 
 def never_slower(options: Options) -> Iterator[Record]:
+    without_fla()
     from tests.decode.models import OPTIONS, make, tokens
 
     for name, variant in OPTIONS:
