@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -172,11 +174,21 @@ class Entrant:
 
 
 def start_model(model: Any) -> Start:
-    """Return the loop of a user of transformers, with its cache."""
+    """Return the loop of a user of transformers, with its cache, and with positions where models take them.
+
+    By default some models count positions from their first layer's cache, which has no length where it is recurrent.
+    """
+    takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
 
     def start(prompt: Tensor) -> Step:
-        cache = model(prompt, use_cache=True).cache
-        return lambda tokens: model(tokens[:, None], cache=cache, use_cache=True).logits[:, -1]
+        cache, places = model(prompt, use_cache=True).cache, count(prompt.shape[1])
+
+        def step(tokens: Tensor) -> Tensor:
+            where = {"position_ids": torch.full((len(tokens), 1), next(places))} if takes_positions else {}
+            logits: Tensor = model(tokens[:, None], cache=cache, use_cache=True, **where).logits
+            return logits[:, -1]
+
+        return step
 
     return start
 
