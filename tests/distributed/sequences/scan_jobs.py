@@ -265,7 +265,7 @@ def tensors_left() -> int:
     both()
     for _ in range(100):  # a thread of the process group may hold the last message for a moment; a cycle stays
         left = sum(type(x) is torch.Tensor for x in gc.get_objects()) - before
-        if left <= 0:
+        if left == 0:
             break
         time.sleep(0.05)
-    return max(left, 0)
+    return left
