@@ -171,8 +171,9 @@ private:
 template <class T> class Backward {
 public:
     Backward(const Process<T>& p, const VisitGradients<T>& g)
-        : p_(p), g_(g), shared_(p, g.policy), expected_(p.pair ? p.shared : 0), share_(p.row[p.states]),
-          two_(2 * p.states), later_(g.weight ? kSteps * p.states : 0), source_(g.weight ? kSteps * sources() : 0) {
+        : p_(p), g_(g), shared_(g.weight ? p : Process<T>{}, g.policy), expected_(p.pair ? p.shared : 0),
+          share_(p.row[p.states]), two_(2 * p.states), later_(g.weight ? kSteps * p.states : 0),
+          source_(g.weight ? kSteps * sources() : 0) {
         p_.expected = p.pair ? expected_.data() : nullptr;
         p_.length = length_of_rows(p.entry, rows_of(p));
     }
