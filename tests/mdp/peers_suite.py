@@ -4,7 +4,7 @@
     python -m tests.mdp.peers_suite quantecon [PATH]     test_ddp.py; by default that of the installed package
     python -m tests.mdp.peers_suite pymdptoolbox PATH unchanged    with the package itself
 
-Prints their number and fails unless exactly the tests in REASONS fail, which docs/mdp/index.md counts.
+Prints their number and fails unless exactly the tests in REASONS fail, which docs/mdp/compat.md counts.
 """
 
 from __future__ import annotations
