@@ -3,7 +3,7 @@
     python -m bench.card.plans --simulate FILE.json && python -m bench.card.model FILE.json     without a card
 
 The model of a step's latency is linear in its constants; `terms` are their coefficients. The constants are in
-python/fastiter/tune/_rnn_plan.py and explained in docs/tune/index.md.
+python/fastiter/tune/_rnn_plan.py and explained in docs/tune/theory.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The delta rule on tensor cores, in chunks of at most C (32 or 64) factors, in the notation of docs/delta/index.md.
+"""The delta rule on tensor cores, in chunks of at most C (32 or 64) factors, in the notation of docs/delta/theory.md.
 
 Everything independent of the state is computed for all chunks at once: the inverse T of I + A diag(b), X = T V and
 Y = T diag(d) K. Then a program for each head and BV columns of its state processes chunk after chunk, with the state in

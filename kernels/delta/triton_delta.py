@@ -1,4 +1,4 @@
-"""The delta rule in chunks, in the WY form and the notation of docs/delta/index.md.
+"""The delta rule in chunks, in the WY form and the notation of docs/delta/theory.md.
 
 A program computes one head of one sequence and BV columns of its state, one chunk of at most C factors after the other.
 A reset is a decay of 0. `at` is the first step of a chunk, STEPS its number of steps, M the number of factors per step;

@@ -1,5 +1,5 @@
 // A chunk: consecutive steps of a sequence that are processed together, with their `n` = steps * M factors.
-// docs/delta/index.md has the formulas. A matrix over pairs of a factor and a later item has one row per factor; its columns
+// docs/delta/theory.md has the formulas. A matrix over pairs of a factor and a later item has one row per factor; its columns
 // are first the outputs, then the factors, each padded to whole vectors.
 #pragma once
 #include "delta/cpu/sequences.hpp"

@@ -90,6 +90,6 @@ def check_method(function: str, method: object, chunk: object) -> None:
 
 def plan(method: str, chunk: int, factors: int) -> Plan:
     """Return the plan for ``method`` and ``chunk`` with ``factors`` factors per step."""
-    # "auto" is the step form, which is always faster on a CPU (numbers in docs/delta/index.md).
+    # "auto" is the step form, which is always faster on a CPU (numbers in docs/delta/theory.md).
     together = max(1, (chunk if method == "chunk" else _BACKWARD) // factors)
     return Plan(together if method == "chunk" else 0, together, together * max(1, _SAVED // (together * factors)))

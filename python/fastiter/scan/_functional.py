@@ -80,7 +80,7 @@ def linear_scan(
     References
     ----------
     The recurrence of S5, LRU, Mamba and minGRU; Blelloch, "Prefix sums and their applications" (1990), computes it in
-    parallel over time. docs/scan/index.md explains why this implementation is a loop.
+    parallel over time. docs/scan/theory.md explains why this implementation is a loop.
 
     Examples
     --------

@@ -22,7 +22,7 @@ BASE_REGISTERS = 56
 RESERVED = 1024
 #: Rows, columns and depth of a fragment of r: the A operand of mma m16n8k16.
 TILE = 16
-#: Cycles, forward and backward, fitted to a simulation of the machine code (docs/tune/index.md). Per step:
+#: Cycles, forward and backward, fitted to a simulation of the machine code (docs/tune/theory.md). Per step:
 STEP = (128, 354)
 #: For the cell of one element, a unit of a row, with its loads and stores; a thread computes its elements in sequence.
 ELEMENT = {"elman": (450, 220), "gru": (600, 340), "lstm": (770, 440), "slstm": (890, 960)}
