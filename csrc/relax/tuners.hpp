@@ -1,6 +1,6 @@
 // Learners that choose one of `arms` relaxation factors for each system of a sequence, from the iteration counts of the
 // previous ones. Their state is in the caller's arrays, named below, so that saving the arrays saves the learner; the
-// methods compute only the sums of docs/relax/tuners.md, in that order, bitwise the same on every machine.
+// methods compute only the sums of docs/relax/tuners_theory.md, in that order, bitwise the same on every machine.
 #pragma once
 #include <cstddef>
 #include <cstdint>

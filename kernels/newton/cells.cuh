@@ -1,5 +1,5 @@
 // The prefix of newton.cu, after device.cuh: the diagonal cells for one unit, the addresses of a step's data, and
-// linear recurrences along time. docs/newton/index.md has the equations.
+// linear recurrences along time. docs/newton/theory.md has the equations.
 //
 // Defines: REAL, float or double; CELL, the cell's number in fastiter.newton._cells, ParaGRU or ParaLSTM; UNITS, the
 // number of contiguous units that fill 32 bytes, the granularity of memory transfers; CHUNK, consecutive steps per

@@ -1,4 +1,4 @@
-"""The cells with diagonal recurrent weights, step by step (equations: docs/newton/index.md).
+"""The cells with diagonal recurrent weights, step by step (equations: docs/newton/theory.md).
 
 A lane is one unit of one row. It loads its next UNROLL steps before it computes, as they do not depend on its states.
 Sums for the gradients of the weights have the order of the steps, separately for each row. Strides count elements; all

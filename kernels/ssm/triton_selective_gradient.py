@@ -1,4 +1,4 @@
-"""Gradients of selective scans, in the chunks of triton_selective.py from the last to the first (docs/ssm/index.md).
+"""Gradients of selective scans, in the chunks of triton_selective.py from the last to the first (docs/ssm/theory.md).
 
 With l the gradient of h, a thread composes its steps to a map from l after them to l before them, a scan over the
 threads from the last gives each thread the gradient after its steps, and it computes its steps one by one, backwards.

@@ -137,7 +137,7 @@ def test_probabilities_are_those_of_the_draws(name: str) -> None:
 def test_twenty_steps_from_minus_one_do_not_reach_the_root(rounds: int) -> None:
     """The authors' program takes these from the sums themselves, and divides losses by weights that do not sum to 1.
 
-    Its totals on the heat equation differ from ours for this reason (docs/relax/tuners.md).
+    Its totals on the heat equation differ from ours for this reason (docs/relax/tuners_theory.md).
     """
     tuner = TsallisINF(ARMS, rng=1)
     play(tuner, contexts(rounds))

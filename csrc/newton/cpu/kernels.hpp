@@ -5,7 +5,7 @@
 //          o = s(a_o h + x_o + p_o c+);  h+ = o tanh(c+)
 //   slstm  rnn's slstm on the gates a_g h + x_g
 //
-// h, c: before the step; h+, c+: after it; s: the sigmoid. docs/newton/index.md has the derivatives.
+// h, c: before the step; h+, c+: after it; s: the sigmoid. docs/newton/theory.md has the derivatives.
 #pragma once
 #include "core/cpu/strided.hpp"
 #include "core/cpu/team.hpp"

@@ -24,7 +24,7 @@ from .result import RecurrenceSolution
 from .windows import Answer, loop, solve_windows, window_for
 
 #: Maximum elements per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
-#: Python loop (docs/newton/solve.md).
+#: Python loop (docs/newton/solve_theory.md).
 _FEW_NUMBERS, _MANY_STEPS = 128, 256
 #: The same limits on a GPU, where a loop launches a kernel for each operation of each step.
 _GPU_NUMBERS, _GPU_STEPS = 1 << 20, 64

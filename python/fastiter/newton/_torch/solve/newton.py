@@ -2,7 +2,7 @@
 
 With r[t] = f(h[t-1], x[t]) - h[t] and J[t] = df/dh at h[t-1] the correction is d[t] = J[t] d[t-1] + r[t], a scan.
 Damped with a gain k it is d[t] = (1 - k) (J[t] d[t-1] + r[t]), which for s = h + d is the filter
-s[t] = (1 - k) (J[t] s[t-1] + b[t]) + k h[t] with b[t] = f(h[t-1], x[t]) - J[t] h[t-1]. See docs/newton/solve.md.
+s[t] = (1 - k) (J[t] s[t-1] + b[t]) + k h[t] with b[t] = f(h[t-1], x[t]) - J[t] h[t-1]. See docs/newton/solve_theory.md.
 """
 
 from __future__ import annotations
