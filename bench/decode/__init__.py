@@ -39,6 +39,6 @@ def main(arguments: argparse.Namespace) -> Record:
     sections = {
         "products": partial(products.products, arguments.formats),
         "models": partial(models.models, arguments),
-        "never-slower": never_slower.never_slower,
+        "never-slower": partial(never_slower.never_slower, arguments),
     }
     return session.measure("decode", options, sections, HEADERS, ROWS)

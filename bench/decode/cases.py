@@ -17,6 +17,7 @@ from torch import Tensor
 import fastiter.torch
 from bench.harness import gate
 from bench.harness.peers import load
+from fastiter.decode._torch.cache import new_cache
 
 FORMATS = ("f32", "bf16", "int8", "int4", "nf4", "mxfp4", "mxfp8", "nvfp4")
 TRANSFORMERS, ACCELERATE, DECODE, OURS = "transformers", "accelerate", "accelerate(decode)", "Decoder"
@@ -177,11 +178,13 @@ def start_model(model: Any) -> Start:
     """Return the loop of a user of transformers, with its cache, and with positions where models take them.
 
     By default some models count positions from their first layer's cache, which has no length where it is recurrent.
+    The cache is given from the first call on, as ``generate`` does: outputs of RecurrentGemma have none.
     """
     takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
 
     def start(prompt: Tensor) -> Step:
-        cache, places = model(prompt, use_cache=True).cache, count(prompt.shape[1])
+        cache, places = new_cache(model.config, len(prompt), model.dtype), count(prompt.shape[1])
+        model(prompt, cache=cache, use_cache=True)
 
         def step(tokens: Tensor) -> Tensor:
             where = {"position_ids": torch.full((len(tokens), 1), next(places))} if takes_positions else {}
