@@ -4,7 +4,7 @@
                                                          distributed, busy, accelerate, decode: python -m bench --help)
 python -m bench --device cuda [--out FILE.json]         measure all of them on a card
 python -m bench card [--part 1|2|3] [--dry-run]         test and measure everything on a card; failures are recorded
-python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
+python -m bench report [FILE.json ...]                  Markdown tables, with the goals; all of bench/results if no file
                        --figure FILE.svg                or one figure of all of them
                        --page FILE.md                   or the short table of one in the family's page
 """
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
         module.add_arguments(command)
         command.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     report = commands.add_parser("report", help="Markdown from what --out wrote")
-    report.add_argument("files", nargs="+", type=Path)
+    report.add_argument("files", nargs="*", type=Path, help="all of bench/results by default")
     report.add_argument("--figure", type=Path, help="draw all results as one figure here instead")
     report.add_argument("--page", type=Path, help="write the short table of the file between the marks of this page")
     arguments = sys.argv[1:]
@@ -87,11 +87,11 @@ def tables_of(family: str) -> ModuleType:
 
 
 def report(files: list[Path], drawing: Path | None = None, page: Path | None = None) -> None:
-    every = [json.loads(file.read_text()) for file in files]
+    every = figure.read(files)
     if drawing is not None:
         figure.draw(every, drawing)
         return
-    for results in every:
+    for _, results in every:
         if page is not None:
             page.write_text(tables_of(results["family"]).page(page.read_text(), results))
             continue

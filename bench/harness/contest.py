@@ -12,12 +12,14 @@ from torch import Tensor
 
 import fastiter
 from bench.harness import gate
+from bench.harness.record import BOTH as BOTH
+from bench.harness.record import FORWARD as FORWARD
+from bench.harness.record import FRESH as FRESH
+from bench.harness.record import MODES as MODES
+from bench.harness.record import REUSED as REUSED
 from bench.harness.record import Record as Record
 from bench.harness.timing import Competitor, Timing, collect_garbage, fastest, interleave, load_average, use_threads
 
-FORWARD, BOTH = "forward", "forward+backward"
-MODES = (FORWARD, BOTH)
-FRESH, REUSED = "fresh", "reused"  # our outputs: on fresh pages, or in the memory of an earlier result
 Call = Callable[[], object]
 Results = dict[str, Tensor]
 Tensors = Tensor | Sequence[Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from bench.harness.contest import FRESH, REUSED, Record
+from bench.harness.record import FRESH, REUSED, Record
 
 BUSY = 0.8  # load average at the start, before the benchmark adds its own load
 FORMS = (FRESH, REUSED)
