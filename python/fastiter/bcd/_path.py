@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,14 @@ from .. import _core
 from .._array_like import as_array
 from .._call.iterate import Callback, Limits, Progress
 from .._check import check_array, check_flag, positive
+from .._plot import axes_of, draw_path
 from .._solution import Solution, judged
 from ._arguments import vector
 from ._data import Data
 from ._result import is_in_range
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Array = npt.NDArray[Any]
 _POINTS, _SHORTEST = 50, 1e-2
@@ -63,6 +67,29 @@ class LassoPath(Solution):
     l1: Any
     objective: Any
     tolerance: float
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the coefficients over the weights, which fall from left to right on a logarithmic axis.
+
+        Coefficients that are zero for all weights have no curve, nor have weights that a callback has left out.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes, whose lines are labelled ``x[0]``, ``x[1]`` and so on.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If matplotlib is not installed.
+        """
+        solved = np.array([reason != "callback" for reason in self.reason], np.bool_)
+        return draw_path(self.l1[solved], self.value[solved], axes_of("plot", ax))
 
     def _failure(self) -> str | None:
         failed = [reason not in ("converged", "callback") for reason in self.reason]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._call.iterate import Record, Step
+from .._plot import PlotsHistory
 from .._solution import Solution, plural
 
 #: Minimum number of checks without progress after which the limit of rounding is reached
@@ -69,7 +70,7 @@ def step_of(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class BCDSolution(Solution):
+class BCDSolution(PlotsHistory, Solution):
     """A minimiser, and the state of convergence.
 
     Attributes

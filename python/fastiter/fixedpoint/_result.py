@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from .._plot import PlotsHistory
 from .._solution import Solution, plural, worst_failure
 
 _REMEDIES = {
@@ -16,7 +17,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class FixedPointSolution(Solution):
+class FixedPointSolution(PlotsHistory, Solution):
     """The fixed point x = f(x) of each sample, and the state of convergence.
 
     The attributes are numbers if ``batched`` is False, otherwise arrays with one number for each sample; they are

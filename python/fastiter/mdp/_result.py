@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from .._call.iterate import Limits
+from .._check import count
+from .._plot import PlotsHistory, axes_of, draw_grid, grid_of, moves_of, numbers
 from .._solution import Solution, plural
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Steps down and right of the actions north, east, south and west
+COMPASS = ((-1, 0), (0, 1), (1, 0), (0, -1))
 _REMEDIES = {
     "max_steps": "try a larger max_steps, or method='auto'",
     "stagnated": "try a larger atol or float64: rounding errors hide the remaining residual",
@@ -20,7 +27,7 @@ _GAIN_REMEDY = "try tau=0.5 (periodic chains need it) or a larger max_steps"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class MDPSolution(Solution):
+class MDPSolution(PlotsHistory, Solution):
     """Optimal values of a decision process, a policy, and bounds that hold whether or not the method converged.
 
     Attributes
@@ -68,6 +75,53 @@ class MDPSolution(Solution):
     upper: Any
     tolerance: float
     history: Any
+    _begins_before: ClassVar[bool] = False
+
+    def plot_grid(
+        self, shape: tuple[int, int], *, moves: Any = COMPASS, model: int | None = None, ax: Axes | None = None
+    ) -> Axes:
+        """Draw the values of states that are the cells of a grid, and an arrow for the action of each.
+
+        Grids with more than 25 rows or columns have fewer arrows than cells; states without an action have none.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            The rows and columns: state ``row * columns + column`` is the cell.
+        moves : (A, 2), optional
+            The steps down and right of each action, by default those of :func:`fastiter.mdp.examples.gridworld`: north,
+            east, south and west.
+        model : int, optional
+            One of several models.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes, with an image, its colour bar, and the arrows.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If matplotlib is not installed.
+        ValueError
+            If the shape or the moves are not those of the process.
+        """
+        value, policy = numbers(self.value), numbers(self.policy)
+        if value.ndim == 2:
+            if model is None:
+                raise TypeError(f"plot_grid: model must be an int below {len(value)}, as there are several, got None")
+            model = count("plot_grid", "model", model, 0, len(value) - 1)
+            value, policy = value[model], policy[model]
+        elif model is not None:
+            raise TypeError(f"plot_grid: model must be None, as there is only one, got {model}")
+        grid = grid_of("plot_grid", shape, len(value))
+        steps = moves_of("plot_grid", moves, int(policy.max(initial=-1)) + 1)
+        return draw_grid(value.reshape(grid), policy.reshape(grid), steps, axes_of("plot_grid", ax))
+
+    def _residuals(self) -> Any:
+        return numbers(self.history).T
 
     def _failure(self) -> str | None:
         reasons = (self.reason,) if isinstance(self.reason, str) else self.reason

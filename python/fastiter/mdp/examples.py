@@ -12,6 +12,7 @@ from .._public import publish
 from ._layouts import Rows
 from ._mdp import MDP
 from ._process import finite_number
+from ._result import COMPASS
 
 Array = npt.NDArray[Any]
 Gamma = float | None
@@ -146,8 +147,7 @@ def gridworld(
         raise ValueError(f"gridworld: slip must be at most 0.5, as each of two directions has it, got {slip}")
     reward, goal = finite_number("gridworld", "reward", reward), finite_number("gridworld", "goal", goal)
     y, x = np.divmod(np.arange(n * n), n)
-    moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
-    to = np.stack([np.clip(y + dy, 0, n - 1) * n + np.clip(x + dx, 0, n - 1) for dy, dx in moves], axis=1)
+    to = np.stack([np.clip(y + dy, 0, n - 1) * n + np.clip(x + dx, 0, n - 1) for dy, dx in COMPASS], axis=1)
     targets = np.stack([to, np.roll(to, 1, axis=1), np.roll(to, -1, axis=1)], axis=2)
     weights = np.broadcast_to([1 - 2 * slip, slip, slip], targets.shape)
     targets[-1] = n * n - 1
@@ -300,8 +300,7 @@ def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) ->
     """
     alpha, rows, width = _probability("windy_walk", "alpha", alpha), 3, 8
     y, x = np.divmod(np.arange(rows * width), width)
-    moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
-    to = np.stack([np.clip(y + dy, 0, rows - 1) * width + np.clip(x + dx, 0, width - 1) for dy, dx in moves], axis=1)
+    to = np.stack([np.clip(y + dy, 0, rows - 1) * width + np.clip(x + dx, 0, width - 1) for dy, dx in COMPASS], axis=1)
     blown = np.broadcast_to((y * width + np.maximum(x - 1, 0))[:, None], to.shape)
     wind = np.broadcast_to((alpha ** np.array([1, 3, 6]))[y][:, None], to.shape)
     targets, weights = np.stack([to, blown], axis=2), np.stack([1 - wind, wind], axis=2)

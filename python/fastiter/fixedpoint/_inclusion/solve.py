@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..._call.iterate import Limits, Record, Step, iterate
 from ..._check import FLOATS, positive, type_name
+from ..._plot import PlotsHistory
 from ..._solution import Solution, judged, plural
 
 #: (y, t) -> (I + t A)^-1 y
@@ -33,7 +34,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class InclusionSolution(Solution):
+class InclusionSolution(PlotsHistory, Solution):
     """A zero of a sum of monotone operators, and how it was found.
 
     Attributes
@@ -78,6 +79,7 @@ class InclusionSolution(Solution):
     evaluations: int
     step: float
     history: Any
+    _begins_before: ClassVar[bool] = False
 
     def _failure(self) -> str | None:
         if self.converged or self.reason == "callback":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..._plot import PlotsHistory
 from ..._solution import Solution, plural, worst_failure
 
 #: Suggestions for each reason of a failure
@@ -32,7 +33,7 @@ _OF_METHOD = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LinearSolution(Solution):
+class LinearSolution(PlotsHistory, Solution):
     """The x of a linear system A x = b, and how it was found.
 
     The attributes are numbers if b is one column, otherwise arrays with one number for each column, or for each system
