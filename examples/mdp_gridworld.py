@@ -1,4 +1,4 @@
-"""A slippery grid world solved by four methods: sweeps, seconds and errors, and the values as an image.
+"""A slippery grid world solved by four methods: sweeps, seconds and errors, and a figure of values and policy.
 
 :Starts from: a decision
 """
@@ -48,14 +48,11 @@ def compare(n: int) -> dict[str, mdp.MDPSolution]:
 
 def draw(n: int, solutions: dict[str, mdp.MDPSolution], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    picture = left.imshow(next(iter(solutions.values())).value.reshape(n, n), cmap="viridis")
-    left.set_title("values, -1 a step until the corner")
-    figure.colorbar(picture, ax=left)
+    next(iter(solutions.values())).plot_grid((n, n), ax=left)
+    left.set_title("values, -1 a step until the corner, and policy")
     for name, solution in solutions.items():
-        right.semilogy(np.arange(1, len(solution.history) + 1), solution.history, label=name)
-    right.axhline(TOL, color="grey", linewidth=0.8)
-    right.set(xlabel="checks", ylabel="width of the bounds", title="until the bounds are close")
-    right.legend()
+        solution.plot_history(right, label=name)
+    right.set(ylabel="width of the bounds", title="until the bounds are close")
     save(figure, path)
 
 
