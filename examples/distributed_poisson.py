@@ -104,10 +104,10 @@ def draw(options: Options, u: np.ndarray[Any, Any], histories: dict[str, list[fl
     m, size = options.points, dist.get_world_size()
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.imshow(u.reshape(m, m), extent=(0, 1, 1, 0), cmap="viridis")
+    figure.colorbar(left.imshow(u.reshape(m, m), extent=(0, 1, 1, 0), cmap="viridis"), ax=left, label="u")
     for rank in range(1, size):
         left.axhline((m * rank // size) / m, color="white", linestyle="--")
-    left.set_title(f"u, divided over {size} processes")
+    left.set(xlabel="x", ylabel="y", title=f"u, divided over {size} processes")
     styles = {"CG": (OTHERS, "-"), "Chebyshev, block Jacobi": (OURS, ":"), "CG, block Jacobi": (OURS, "-")}
     for name, history in histories.items():
         color, line = styles[name]

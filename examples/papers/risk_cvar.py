@@ -52,14 +52,15 @@ def main() -> None:
     options = command_line(Options, __doc__)
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     print(f"{'part':>6}{'its mean':>10}{'stock':>7}{'mean':>9}{'lowest':>8}")
-    for level, expected in EXPECTED.items():
+    widths = range(9, 0, -2)  # of nested lines, as some distributions are the same
+    for width, (level, expected) in zip(widths, EXPECTED.items(), strict=True):
         best = laws.best_tail(OUTCOMES, 0, STEPS, level, STOCKS)
         law = law_of(best.policy, best.stock)
         returns, shares = np.array(list(law)), np.array(list(law.values()))
         assert abs(best.value - expected) < 1e-9
         assert abs(float(laws.cvar(shares, returns, level)) - expected) < 1e-9
         print(f"{level:6.2f}{best.value:10.3f}{best.stock:7.0f}{shares @ returns:9.3f}{returns[0]:8.0f}")
-        axes.step(returns, np.cumsum(shares), where="post", label=f"for the lowest {level:.0%}")
+        axes.step(returns, np.cumsum(shares), where="post", linewidth=width, label=f"for the lowest {level:.0%}")
     axes.set(xlabel="return", ylabel="probability of at most that")
     axes.legend()
     save(figure, options.figure)
