@@ -8,7 +8,7 @@ separate launch, whose reads may hit the L1 cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -276,9 +276,9 @@ class OfBlocks(_Matrix):
 class OfStencil(_Matrix):
     """A stencil; vectors hold all points of the grid, in its order."""
 
-    def __init__(self, stencil: Stencil, device: torch.device, jacobi: Callable[..., None] | None = None) -> None:
+    def __init__(self, stencil: Stencil, device: torch.device) -> None:
         self.rows = self.own_rows = stencil.shape[0]
-        self.colours, self._jacobi = 2, jacobi
+        self.colours = 2
         points = stencil.grid if len(stencil.grid) == 3 else (stencil.grid[0], 1, stencil.grid[1])
         self.points = points
         c = stencil.coefficients
@@ -313,10 +313,6 @@ class OfStencil(_Matrix):
         return {"NUMBER": "double" if is_double else "float", "RESIDENT": 3}
 
     def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
-        if self._jacobi is not None:
-            for phase in range(phases):
-                self._jacobi(self, b, y if phase % 2 else x, x if phase % 2 else y, omega)
-            return
         defines = self._defines()
         args = (*self._arguments(b, x, y), omega, np.int32(self._depth), np.int32(kind))
         resident: Any = defines["RESIDENT"]

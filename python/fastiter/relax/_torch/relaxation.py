@@ -12,7 +12,6 @@ from ..._backend import BackendError
 from ..._call.iterate import Callback, Limits
 from ..._check import check_flag, type_name
 from ..._solution import judged
-from ..._torch import launch
 from ..._torch.ops import contiguous
 from .._docs import SOLVER
 from .._solvers.iteration import View
@@ -30,7 +29,7 @@ from .layouts import block_rows_of, slices_of
 from .ops_cuda import check_order, iterate, run_of, tensors_of, view_of
 from .tensors import DTYPES, Sparse, check_finite, limits_on_tensors, matrix_of, on_tensors, overlap
 
-BACKENDS = ("cpu", "cuda", "triton")
+BACKENDS = ("cpu", "cuda")
 _GPUS = ("cuda",)  # tests replace it by ("cpu",)
 
 
@@ -55,10 +54,10 @@ class Relaxation:
         Number of consecutive rows to relax together; by default single rows.
     symmetric : bool
         Make each sweep one forward and one backward.
-    backend : {"cpu", "cuda", "triton"}, optional
-        ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton kernels, for Jacobi on a Stencil. None: the CPU or
-        CUDA, according to the device of A. A Stencil runs on the CPU if it is None, otherwise on the device of the
-        first tensors that are passed; complex coefficients are not supported on a GPU.
+    backend : {"cpu", "cuda"}, optional
+        ``"cpu"``; ``"cuda"``: CUDA kernels. None: the CPU or CUDA, according to the device of A. A Stencil runs on the
+        CPU if it is None, otherwise on the device of the first tensors that are passed; complex coefficients are not
+        supported on a GPU.
 
     Raises
     ------
@@ -99,7 +98,7 @@ class Relaxation:
         order: Order = "natural",
         block_size: int | None = None,
         symmetric: bool = False,
-        backend: Literal["cpu", "cuda", "triton"] | None = None,
+        backend: Literal["cpu", "cuda"] | None = None,
     ) -> None:
         options: dict[str, Any] = {"omega": omega, "block_size": block_size, "symmetric": symmetric}
         self._build("Relaxation", A, method, order, backend, **options)
@@ -118,7 +117,7 @@ class Relaxation:
         matrix = A if isinstance(A, Stencil) else matrix_of(function, A)
         self._backend = _backend(function, backend, self._device)
         if self._backend != "cpu":
-            _check_gpu(function, self._backend, A, method, order)
+            _check_gpu(function, A, method, order)
         together = None
         if method == "kaczmarz" and isinstance(order, str) and order == "color" and isinstance(matrix, Sparse):
             matrix = Sparse.of_rows(without_zeros(read_csr(function, matrix)))
@@ -291,7 +290,7 @@ class Relaxation:
         if self._matrix is None:
             assert self._stencil is not None  # all other matrices are laid out by __init__
             self._device = device
-            self._matrix = OfStencil(self._stencil, device, _triton_jacobi() if self._backend == "triton" else None)
+            self._matrix = OfStencil(self._stencil, device)
         return self._matrix
 
     def _check(self, function: str, b: Any, x: Any, x_name: str) -> None:
@@ -325,7 +324,7 @@ class Relaxation:
 
 def _backend(function: str, named: object, device: torch.device | None) -> str:
     if named is not None and named not in BACKENDS:
-        raise ValueError(f"{function}: backend must be None, 'cpu', 'cuda' or 'triton', got {named!r}")
+        raise ValueError(f"{function}: backend must be None, 'cpu' or 'cuda', got {named!r}")
     if device is None:
         return str(named or "cpu")
     if device.type not in ("cpu", *_GPUS):
@@ -336,13 +335,11 @@ def _backend(function: str, named: object, device: torch.device | None) -> str:
     return str(named or ("cuda" if is_gpu else "cpu"))
 
 
-def _check_gpu(function: str, backend: str, A: object, method: object, order: object) -> None:
+def _check_gpu(function: str, A: object, method: object, order: object) -> None:
     """Refuse arguments without GPU kernels; other errors are raised by the preparation on the CPU."""
     if method == "kaczmarz" and not (isinstance(order, str) and order == "color"):
         raise BackendError(f"{function}: order must be 'color' for kaczmarz on a GPU, got {order!r}")
     is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"
-    if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
-        raise BackendError(f"{function}: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
     if isinstance(A, Stencil) and A.dtype.kind == "c":
         raise BackendError(f"{function}: A must have real coefficients on a GPU if it is a Stencil, got {A.dtype}")
     if method in METHODS:
@@ -362,21 +359,3 @@ def _on_device(
         return OfBlocks(block_rows_of(system.A, system.arrangement), device)
     layout = slices_of(system.A.start, system.A.column, system.arrangement, jacobi=system.jacobi)
     return OfRows(layout, tensors_of(layout, device), torch.from_numpy(system.A.value).to(device))
-
-
-def _triton_jacobi() -> Any:
-    kernels = launch.triton_kernels("Relaxation", "relax/triton_jacobi")
-
-    def jacobi(matrix: OfStencil, b: Tensor, x: Tensor, y: Tensor, omega: Tensor) -> None:
-        n0, n1, n2 = matrix.points
-        has = [matrix.inverse, matrix.fixed]
-        tile = 256
-        grid = (n0 * n1 * -(-n2 // tile),)
-        with launch.on(x):
-            kernels.jacobi_fwd_kernel[grid](
-                x, b, y, matrix.coefficients, *[x if t is None else t for t in has], omega, n0, n1, n2,
-                IS_CONSTANT=has[0] is None, HAS_MASK=has[1] is not None, IS_3D=n1 > 1, TILE=tile,
-                enable_fp_fusion=True,
-            )  # fmt: skip
-
-    return jacobi
