@@ -146,7 +146,7 @@ def table_of_papers(examples: Path) -> str:
 
 
 HEADING_OF_TABLE = """
-Each file of ``examples/papers`` reproduces the core of a paper at a size that takes less than two minutes on two cores.
+Each file of ``examples/papers`` reproduces the core of a paper at a size that takes seconds to minutes on two cores.
 
 .. list-table::
    :header-rows: 1

@@ -4,7 +4,7 @@ The cell is a leaky unit with fatigue: the more active it has been, the less of 
 has a compiled version of it, so the alternative is a Python loop. Its state has two parts, which are coupled unit by
 unit; the 2 x 2 block structure of its Jacobian is detected automatically.
 
-    python examples/custom_cell.py            # some seconds on one core; writes custom_cell.png next to this file
+    python examples/custom_cell.py            # 3 to 30 seconds; writes custom_cell.png next to this file
     python examples/custom_cell.py --help
 
 :Starts from: a map

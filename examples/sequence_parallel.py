@@ -4,7 +4,7 @@ Each process has some of the steps. It computes chunks of channels or heads as t
 process, so that all are busy after a few chunks; only states are sent, whose size does not depend on the
 length. The script checks that the results equal those of one process, and measures both and the cost of messages.
 
-    torchrun --nproc-per-node 2 examples/sequence_parallel.py            # a minute on two cores
+    torchrun --nproc-per-node 2 examples/sequence_parallel.py            # 1 to 6 minutes
     torchrun --nproc-per-node 2 examples/sequence_parallel.py --help
 
 :Starts from: a model

@@ -11,7 +11,7 @@ that, from simulated paths:
 The family is J = x^2 + theta_1 (1 - t) + theta_2 x^2 (1 - t), the truth theta = (1, 0). The first two ways have it as
 their exact limit at any step; the third has a limit in closed form at each step, and -2 as the steps vanish.
 
-    python examples/papers/martingale_values.py    # seconds; writes martingale_values.png next to this file
+    python examples/papers/martingale_values.py  # 3 to 30 seconds; writes martingale_values.png next to this file
 
 :Paper: Policy Evaluation and Temporal-Difference Learning in Continuous Time and Space: A Martingale Approach (2021),
     arXiv 2108.06655

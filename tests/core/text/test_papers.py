@@ -18,6 +18,15 @@ pytest.importorskip("tqdm")
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PAPERS = {program.path.stem: program for program in programs(EXAMPLES) if program.path.parent.name == "papers"}
+#: The times that docstrings state
+TIMES = (
+    "seconds",
+    "3 to 30 seconds",
+    "10 to 90 seconds",
+    "20 seconds to 3 minutes",
+    "1 to 6 minutes",
+    "2 to 12 minutes",
+)
 #: Lines that files without a test of their own print
 EXPECTED = {
     "average_riverswim": r"^a tenth( +\d+){4}   \d+ plans$",
@@ -68,6 +77,30 @@ def test_fields(name: str) -> None:
     assert all(re.search(r" \((?:19|20)\d\d\)", paper) for paper in fields["Paper"].split("; "))
     assert len(re.findall(r"arXiv", fields["Paper"])) == len(re.findall(r"arXiv \d{4}\.\d{4,5}\b", fields["Paper"]))
     assert fields["Starts from"] in GROUPS
+
+
+def times(docstring: str) -> list[str]:
+    """Return the comments that must state a time: those on commands without options, and others that state one."""
+    commands = re.findall(r"^ +(?:python|torchrun .*) examples/\S+\.py( .*)?$", docstring, flags=re.MULTILINE)
+    comments = [(options.partition("#")[0].strip(), options.partition("#")[2].strip()) for options in commands]
+    return [comment for options, comment in comments if not options or re.search(r"\b(second|minute)s?\b", comment)]
+
+
+def test_times_are_found() -> None:
+    options = ("  # soon", " --n 3  # a minute; more", " --help", " --m 4  # others")
+    text = "".join(f"    python examples/a.py{each}\n" for each in options)
+    assert times(text) == ["soon", "a minute; more"]
+    assert times("    torchrun -n 2 examples/a.py\n") == [""]
+
+
+def test_stated_times_are_ranges() -> None:
+    """Every time has one form: a range from two idle cores to two busy ones, which papers/README.md lists."""
+    stated = {each.path.name: times(each.docstring) for each in programs(EXAMPLES)}
+    assert sum(map(len, stated.values())) > 50
+    wrong = [(name, each) for name, found in stated.items() for each in found if each.split("; ")[0] not in TIMES]
+    assert wrong == []
+    rule = (EXAMPLES / "papers" / "README.md").read_text()
+    assert all(f"| {each} |" in rule for each in TIMES)
 
 
 def test_the_gallery_is_valid(tmp_path: Path) -> None:
