@@ -52,7 +52,7 @@ def main() -> None:
     options = command_line(Options, __doc__)
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     print(f"{'part':>6}{'its mean':>10}{'stock':>7}{'mean':>9}{'lowest':>8}")
-    widths = range(9, 0, -2)  # of nested lines, as some distributions are the same
+    widths = range(9, 0, -2)  # nested lines, as some distributions coincide
     for width, (level, expected) in zip(widths, EXPECTED.items(), strict=True):
         best = laws.best_tail(OUTCOMES, 0, STEPS, level, STOCKS)
         law = law_of(best.policy, best.stock)
