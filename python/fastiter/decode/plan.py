@@ -64,10 +64,14 @@ class Matrix:
         if self.transposed:
             return parameter.reshape(-1, self.rows)[self.first : self.first + self.columns].T
         lines = parameter.reshape(-1, self.columns)
+        return lines[self.places()]
+
+    def places(self) -> slice | npt.NDArray[np.int64]:
+        """Return which rows of its parameter, viewed as (-1, columns), it consists of, unless it is transposed."""
         if self.block is None:
-            return lines[self.first : self.first + self.rows]
+            return slice(self.first, self.first + self.rows)
         r = np.arange(self.rows)
-        return lines[self.first + r // self.block * self.stride + r % self.block]
+        return self.first + r // self.block * self.stride + r % self.block
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
 
 def product_with(weight: Tensor, x: Tensor) -> Tensor:
     """Return x W^T."""
-    if pays(x, weight):
+    if type(weight) in _PLAIN and pays(x, weight):
         return linear(x, weight)
     return nn.functional.linear(x, weight)
 

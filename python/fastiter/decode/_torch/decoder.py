@@ -125,6 +125,8 @@ class Decoder:
         self._program = Program(plan, matrices, "float64" if is_double else "float32", threads=self._threads)
         use_packed(model, packed_parts(model, matrices, self._dtype))
         own_tensors(model, self._dtype)
+        if hasattr(model, "set_experts_implementation"):
+            model.set_experts_implementation("eager")  # one by one: others unpack all, and refuse narrow ones
         use_kernels(model)
         self._model: Any = model
         self._sequences: Sequences | None = None

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -19,7 +18,7 @@ from .._checkpoint import Checkpoint, Stored
 from .._layouts import Codes
 from .._pack import PackedMatrix
 from .._quantized import KEYS, codes_of
-from ..plan import Matrix
+from ..plan import Matrix, Plan
 from .decoder import Decoder
 from .plans import plan_of
 from .weights import Choice, FormatLike, Weights, choose, pack_matrix
@@ -87,6 +86,14 @@ def load(
     check_flag("load", "trial", trial)
     decoder = object.__new__(Decoder)
     decoder._threads = 0 if threads is None else count("load", "threads", threads, 1, 256)
+    decoder._build(*_read(path, weights, head, group), trial)
+    return decoder
+
+
+def _read(
+    path: str | Path, weights: Weights, head: FormatLike, group: int | None
+) -> tuple[Any, Plan, dict[Matrix, PackedMatrix]]:
+    """Return a model whose matrices have no memory, its plan, and the packed matrices; the files are closed again."""
     model = _skeleton(path)
     files = Files(path, model)
     _fill(model, files)
@@ -95,9 +102,7 @@ def load(
     parameters = {name: files.like(name, x) for name, x in model.named_parameters()}
     chosen = choose(plan, parameters, weights, head, group)
     files.check(model)
-    matrices = {matrix: files.pack(matrix, choice) for matrix, choice in chosen.items()}
-    decoder._build(model, plan, matrices, trial)
-    return decoder
+    return model, plan, {matrix: files.pack(matrix, choice) for matrix, choice in chosen.items()}
 
 
 class Files:
@@ -122,8 +127,9 @@ class Files:
         if not sources:
             raise ValueError(f"load: the files must have a tensor {name}, got none")
         self._used.update(sources)
+        self._converted = None  # one parameter at a time
         converted = self.names.convert(name, {key: _tensor_of(self.stored[key]) for key in sources})
-        self._converted = name, converted  # one parameter at a time
+        self._converted = name, converted
         return converted
 
     def tie(self, model: nn.Module) -> None:
@@ -158,14 +164,15 @@ class Files:
             if not tensors:
                 return None
             self._used |= {of for of in found.values() if of is not None}
-            self._codes = name, codes_of(module, tensors, self.quantization)  # one matrix at a time
+            self._codes = None  # one matrix at a time
+            self._codes = name, codes_of(module, tensors, self.quantization)
         return self._codes[1]
 
     def pack(self, matrix: Matrix, choice: Choice) -> PackedMatrix:
         """Return a packed matrix."""
         codes = None if self._has(matrix.name) else self.codes(matrix.name)
         if codes is not None:
-            rows = matrix.of(np.broadcast_to(np.arange(len(codes.codes))[:, None], codes.codes.shape))[:, 0]
+            rows = matrix.places()
             return codes._replace(codes=codes.codes[rows], scales=codes.scales[rows]).pack()
         return pack_matrix(matrix, self.tensor(matrix.name), choice)
 

@@ -41,7 +41,7 @@ def packed_parts(
     for matrix, packed in matrices.items():
         grouped.setdefault(matrix.name, {})[matrix] = packed
     parameters = dict(model.named_parameters())
-    parts = {name: Parts(parameters[name], dtype or parameters[name].dtype, of) for name, of in grouped.items()}
+    parts = {name: Parts(parameters[name].shape, dtype or parameters[name].dtype, of) for name, of in grouped.items()}
     return {name: part for name, part in parts.items() if part.is_whole()}
 
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from ...accelerate._torch.layers import product_with
 from .._pack import PackedMatrix
 from ..plan import Matrix
 
-#: Rows of a product for which unpacking the weights first, for torch's product, takes less time
-_MANY_ROWS = 64
+#: Rows of a product for which unpacking the weights first takes less time
+_MANY_ROWS = 256
 #: Numbers of a matrix that are unpacked at once
-_BLOCK = 1 << 22
+_BLOCK = 1 << 19
 _PARTS = "_fastiter_packed_parts"
 
 
 class Parts:
     """A parameter as the packed matrices that it consists of."""
 
-    def __init__(self, like: Tensor, dtype: torch.dtype, matrices: Mapping[Matrix, PackedMatrix]) -> None:
-        self.shape, self.dtype, self.matrices = like.shape, dtype, dict(matrices)
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, matrices: Mapping[Matrix, PackedMatrix]) -> None:
+        self.shape, self.dtype, self.matrices = shape, dtype, dict(matrices)
+        self._items: list[Parts] | None = None
 
     def is_whole(self) -> bool:
         """Return whether the matrices cover the parameter."""
@@ -32,29 +36,118 @@ class Parts:
         """Return the parameter with the numbers that the codes stand for."""
         result = torch.empty(self.shape, dtype=self.dtype)
         for matrix, packed in self.matrices.items():
-            if self.has_rows(matrix) and matrix.block is None:
-                into = matrix.of(result)
-                for first, last in _blocks(packed):
-                    into[first:last] = torch.from_numpy(packed.unpack(first, last - first))
-            else:
-                places = matrix.of(torch.arange(result.numel()).view(self.shape))
-                result.view(-1)[places] = torch.from_numpy(packed.unpack()).to(self.dtype)
+            into = matrix.of(result) if matrix.transposed else result.view(-1, matrix.columns)
+            for rows, block in _blocks(matrix, packed):
+                into[rows] = block.to(self.dtype)
         return result
 
-    def has_rows(self, matrix: Matrix) -> bool:
-        """Return whether a matrix consists of rows of the parameter, viewed as (-1, columns)."""
-        return not matrix.transposed and matrix.columns == self.shape[-1]
+    def consists_of_rows(self) -> bool:
+        """Return whether all matrices consist of rows of the parameter, viewed as (-1, columns)."""
+        return all(not matrix.transposed and matrix.columns == self.shape[-1] for matrix in self.matrices)
 
-    def rows(self, matrix: Matrix) -> Tensor:
-        """Return the rows of the parameter, viewed as (-1, columns), that are those of one of its matrices."""
-        lines = self.shape.numel() // matrix.columns
-        return matrix.of(torch.arange(lines)[:, None].expand(lines, matrix.columns))[:, 0]
+    def product(self, x: Tensor) -> Tensor:
+        """Return x W^T for a parameter W that consists of rows, without gradients."""
+        lines = x.reshape(-1, x.shape[-1])
+        y = lines.new_empty(len(lines), self.shape.numel() // self.shape[-1])
+        for matrix, packed in self.matrices.items():
+            if len(lines) <= _MANY_ROWS:
+                of_all = packed.product(lines.to(_float(packed)).numpy())
+                y[:, _on_tensors(matrix.places())] = torch.from_numpy(of_all).to(x.dtype)
+                continue
+            for rows, block in _blocks(matrix, packed):
+                y[:, rows] = product_with(block.to(x.dtype), lines)
+        return y.view(*x.shape[:-1], y.shape[1])
+
+    def item(self, index: int) -> Parts:
+        """Return an item of a parameter that consists of rows: one expert of a stack."""
+        if self._items is None:
+            lines = self.shape[1:].numel() // self.shape[-1]
+            items: list[dict[Matrix, PackedMatrix]] = [{} for _ in range(self.shape[0])]
+            for matrix, packed in self.matrices.items():
+                items[matrix.first // lines][replace(matrix, first=matrix.first % lines)] = packed
+            self._items = [Parts(self.shape[1:], self.dtype, matrices) for matrices in items]
+        return self._items[index]
 
 
-def _blocks(packed: PackedMatrix) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last row, exclusive, of blocks of rows."""
-    rows = max(_BLOCK // max(packed.K, 1), 1)
-    yield from ((first, min(first + rows, packed.N)) for first in range(0, packed.N, rows))
+class PackedWeight(Tensor):
+    """A parameter that is unpacked where an operation reads its numbers, and for this operation alone.
+
+    Products, tables that are looked up, and the choice of an item need none or few of its numbers.
+    """
+
+    parts: Parts
+
+    @staticmethod
+    def __new__(cls, parts: Parts) -> PackedWeight:
+        made: PackedWeight = Tensor._make_wrapper_subclass(cls, parts.shape, dtype=parts.dtype)  # type: ignore[attr-defined]
+        made.parts = parts
+        return made
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        rule = _RULES.get(function)
+        result = None if rule is None else rule(*args, **(kwargs or {}))
+        if result is not None:
+            return result
+        if function in _ARRAYS:
+            return function(args[0].parts.tensor(), *args[1:], **(kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(PackedWeight, lambda x: x.parts.tensor(), (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    if not isinstance(weight, PackedWeight) or not weight.parts.consists_of_rows():
+        return None
+    if isinstance(x, PackedWeight) or (x.requires_grad and torch.is_grad_enabled()):
+        return None
+    y = weight.parts.product(x)
+    return y if bias is None else y + bias
+
+
+def _embedding(
+    tokens: Tensor, weight: Tensor, padding_idx: Any = None, max_norm: Any = None, *_: Any, **others: Any
+) -> Tensor | None:
+    if max_norm is not None or not isinstance(weight, PackedWeight) or len(weight.parts.matrices) != 1:
+        return None
+    (packed,) = weight.parts.matrices.values()
+    found, inverse = tokens.unique(return_inverse=True)
+    table = torch.empty(len(found), packed.K, dtype=weight.dtype)
+    for row, token in zip(table, found.tolist(), strict=True):
+        row.copy_(torch.from_numpy(packed.unpack(token, 1)[0]))
+    return table[inverse]
+
+
+def _item(weight: Any, index: Any) -> Tensor | None:
+    is_number = isinstance(index, int) or (isinstance(index, Tensor) and not index.shape and index.dtype == torch.int64)
+    if not is_number or not isinstance(weight, PackedWeight) or weight.dim() != 3:
+        return None
+    return PackedWeight(weight.parts.item(int(index))) if weight.parts.consists_of_rows() else None
+
+
+#: Functions that need not unpack a whole parameter; they return None for arguments for which they have to
+_RULES = {nn.functional.linear: _linear, nn.functional.embedding: _embedding, Tensor.__getitem__: _item}
+#: Methods that torch does not have for classes derived from Tensor
+_ARRAYS = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
+
+
+def _blocks(matrix: Matrix, packed: PackedMatrix) -> Iterator[tuple[Any, Tensor]]:
+    """Yield blocks of rows of a matrix, and their places: in the parameter, or in the matrix if it is transposed."""
+    count = max(_BLOCK // max(packed.K, 1), 1)
+    places = slice(0, matrix.rows) if matrix.transposed else _on_tensors(matrix.places())
+    for first in range(0, packed.N, count):
+        last = min(first + count, packed.N)
+        where = slice(places.start + first, places.start + last) if isinstance(places, slice) else places[first:last]
+        yield where, torch.from_numpy(packed.unpack(first, last - first))
+
+
+def _on_tensors(places: Any) -> Any:
+    """Return places of rows with which a tensor is indexed."""
+    return places if isinstance(places, slice) else torch.from_numpy(places)
 
 
 def substitute(module: nn.Module, name: str, parts: Parts) -> None:
@@ -63,43 +156,11 @@ def substitute(module: nn.Module, name: str, parts: Parts) -> None:
     if not hasattr(plain, _PARTS):
         names: dict[str, Any] = {_PARTS: True, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
         names |= {"_save_to_state_dict": _save, "__reduce_ex__": _refuse}
-        if plain in _FORWARD:
-            names["forward"] = _FORWARD[plain]
         module.__class__ = plain = type(plain.__name__, (plain,), names)
         vars(module)[_PARTS] = {}
     del module._parameters[name]
     vars(module)[_PARTS][name] = parts
-    setattr(plain, name, property(lambda self: vars(self)[_PARTS][name].tensor()))
-
-
-def _linear(self: Any, x: Tensor) -> Tensor:
-    parts: Parts = vars(self)[_PARTS]["weight"]
-    if not all(parts.has_rows(matrix) for matrix in parts.matrices):
-        return nn.functional.linear(x, self.weight, self.bias)
-    lines = x.reshape(-1, x.shape[-1])
-    y = lines.new_empty(len(lines), parts.shape[0])
-    for matrix, packed in parts.matrices.items():
-        rows = parts.rows(matrix)
-        if len(lines) <= _MANY_ROWS:
-            y[:, rows] = torch.from_numpy(packed.product(lines.detach().to(_float(packed)).numpy())).to(x.dtype)
-            continue
-        for first, last in _blocks(packed):
-            y[:, rows[first:last]] = lines @ torch.from_numpy(packed.unpack(first, last - first)).to(x.dtype).T
-    y = y if self.bias is None else y + self.bias
-    return y.view(*x.shape[:-1], parts.shape[0])
-
-
-def _embedding(self: Any, tokens: Tensor) -> Tensor:
-    parts: Parts = vars(self)[_PARTS]["weight"]
-    (packed,) = parts.matrices.values()
-    found, inverse = tokens.unique(return_inverse=True)
-    table = torch.empty(len(found), packed.K, dtype=parts.dtype)
-    for row, token in zip(table, found.tolist(), strict=True):
-        row.copy_(torch.from_numpy(packed.unpack(token, 1)[0]))
-    return table[inverse]
-
-
-_FORWARD = {nn.Linear: _linear, nn.Embedding: _embedding}
+    setattr(plain, name, property(lambda self: PackedWeight(vars(self)[_PARTS][name])))
 
 
 def _float(packed: PackedMatrix) -> torch.dtype:
