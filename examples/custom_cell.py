@@ -133,7 +133,7 @@ def main() -> None:
         return list(torch.autograd.grad(states[0].square().mean() + states[1].mean(), inputs))
 
     def solve(x: Tensor) -> Any:
-        return solve_recurrence(cell, x, params, state, method=options.method)
+        return solve_recurrence(cell, x, params, state=state, method=options.method)
 
     def run(x: Tensor) -> State:
         return loop(x, params, state)

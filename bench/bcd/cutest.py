@@ -121,7 +121,7 @@ class Problem:
         self.calls = 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return sketched_newton(self.objective, self.constraints, x0, y0, max_steps=max_steps)
+            return sketched_newton(self.objective, self.constraints, x0, multipliers0=y0, max_steps=max_steps)
 
 
 def _dense(A: Any) -> Any:

@@ -60,7 +60,9 @@ def main() -> None:
         return jacobian @ x, jacobian, np.zeros_like(second)
 
     def solve(seed: int, max_steps: int = 100) -> Any:
-        return sketched_newton(cost, equation, np.ones(2 * nodes), np.ones(nodes), rng=seed, max_steps=max_steps)
+        return sketched_newton(
+            cost, equation, np.ones(2 * nodes), multipliers0=np.ones(nodes), rng=seed, max_steps=max_steps
+        )
 
     solutions = [solve(seed) for seed in range(options.runs)]
     assert all(each.converged for each in solutions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import sys
@@ -37,6 +38,27 @@ def check_choice(function: str, name: str, value: object, choices: Sequence[str]
     if not isinstance(value, str):
         raise TypeError(f"{function}: {listed}, got {type_name(value)}")
     raise ValueError(f"{function}: {listed}, got {value!r}")
+
+
+def check_takes(function: str, name: str, f: object, form: str, given: int, by_name: str) -> None:
+    """Check that the argument ``name`` is a function of ``form``, and takes the ``given`` number of arguments.
+
+    ``by_name`` says what is not among them but given by keyword.
+    """
+    if not callable(f):
+        raise TypeError(f"{function}: {name} must be a function of {form}, got {type_name(f)}")
+    try:
+        signature = inspect.signature(f)
+    except (TypeError, ValueError):  # some compiled functions have none
+        return
+    try:
+        signature.bind(*[None] * given)
+    except TypeError:
+        taken = ", ".join(map(str, signature.parameters))
+        raise TypeError(
+            f"{function}: {name} must take the {given} arguments {form} of this call ({by_name}), "
+            f"got a function of ({taken})"
+        ) from None
 
 
 def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:

@@ -221,7 +221,7 @@ def test_control_of_an_equation_and_failures() -> None:
         return J @ x, J, np.zeros((18, 18))
 
     exact = np.linalg.solve(np.block([[H, J.T], [J, np.zeros((9, 9))]]), np.concatenate([H @ target, np.zeros(9)]))
-    found = sketched_newton(f, c, np.ones(18), np.ones(9))
+    found = sketched_newton(f, c, np.ones(18), multipliers0=np.ones(9))
     assert found.converged and np.allclose(found.value, exact[:18], atol=1e-4)
 
     def twice(x: Any, lam: Any) -> Any:

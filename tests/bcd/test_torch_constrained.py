@@ -46,7 +46,7 @@ START = torch.tensor([0.3, -1.0, -1.0, 0.2], dtype=F64)
 
 def test_derivatives() -> None:
     def solved(a: Any, r: Any) -> Any:
-        found = sketched_newton(on_sphere, sphere, START, args=(a, r), atol=1e-11)
+        found = sketched_newton(on_sphere, sphere, START, a, r, atol=1e-11)
         return found.value, found.multipliers
 
     check_derivatives(solved, np.array([0.1, 1.0, 1.5, -0.4]), 1.2)
@@ -55,9 +55,7 @@ def test_derivatives() -> None:
 def test_closures() -> None:
     a, r = torch.tensor([0.1, 1.0, 1.5, -0.4], dtype=F64), torch.tensor(1.2, dtype=F64)
     leaf, closed = r.clone().requires_grad_(), r.clone().requires_grad_()
-    expected = torch.autograd.grad(
-        sketched_newton(on_sphere, sphere, START, args=(a, leaf), atol=1e-10).value.sum(), leaf
-    )
+    expected = torch.autograd.grad(sketched_newton(on_sphere, sphere, START, a, leaf, atol=1e-10).value.sum(), leaf)
     value = sketched_newton(lambda x: on_sphere(x, a, None), lambda x: sphere(x, a, closed), START, atol=1e-10).value
     found = torch.autograd.grad(value.sum(), closed, create_graph=True)
     assert torch.allclose(found[0], expected[0], rtol=1e-6)
@@ -69,9 +67,7 @@ def test_edges() -> None:
     free = sketched_newton(lambda x: (x - 1).square().sum(), lambda x: x[:0], torch.zeros(2, dtype=F64), atol=1e-8)
     assert torch.allclose(free.value, torch.ones(2, dtype=F64)) and free.multipliers.shape == (0,)
     flat = torch.tensor(1.0, dtype=F64, requires_grad=True)
-    value = sketched_newton(
-        lambda x, t: t * x[0] ** 2, lambda x, t: x[:0], torch.zeros(2, dtype=F64), args=(flat,)
-    ).value
+    value = sketched_newton(lambda x, t: t * x[0] ** 2, lambda x, t: x[:0], torch.zeros(2, dtype=F64), flat).value
     with pytest.raises(RuntimeError, match=r"^sketched_newton: the solution has no derivative, as the matrix"):
         value.sum().backward()
     with pytest.warns(fastiter.ConvergenceWarning, match="'max_steps'"):
@@ -91,12 +87,21 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
     x, bad = torch.ones(2, dtype=F64), torch.full((2,), torch.nan, dtype=F64)
     anything: Any = "x"
     return [
-        (lambda: sketched_newton(anything, c, x), TypeError, "sketched_newton: objective must be callable, got str"),
-        (lambda: sketched_newton(f, anything, x), TypeError, "sketched_newton: constraints must be callable, got str"),
-        (lambda: sketched_newton(f, c, x, args=anything), TypeError, "sketched_newton: args must be a tuple, got str"),
+        (lambda: sketched_newton(anything, c, x), TypeError, "sketched_newton: objective must be a function of "),
+        (lambda: sketched_newton(f, anything, x), TypeError, "sketched_newton: constraints must be a function of "),
+        (lambda: sketched_newton(f, c, x, x), TypeError, "sketched_newton: objective must take the 2 arguments "),
+        (
+            lambda: sketched_newton(lambda x, a: f(x), c, x, x),
+            TypeError,
+            "sketched_newton: constraints must take the 2 arguments (x, *params) of this call (the first mul",
+        ),
         (lambda: sketched_newton(f, c, x.float()), TypeError, "sketched_newton: x0 must have dtype torch.float64,"),
         (lambda: sketched_newton(f, c, bad), ValueError, "sketched_newton: x0 must be a finite vector"),
-        (lambda: sketched_newton(f, c, x, x.float()), TypeError, "sketched_newton: multipliers0 must have dtype"),
+        (
+            lambda: sketched_newton(f, c, x, multipliers0=x.float()),
+            TypeError,
+            "sketched_newton: multipliers0 must have dtype",
+        ),
         (lambda: sketched_newton(f, c, x.to("meta")), fastiter.BackendError, "sketched_newton: x0 must be on the CPU"),
         (lambda: sketched_newton(lambda x: x, c, x), TypeError, "sketched_newton: objective must return a float64 "),
         (
@@ -109,9 +114,9 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
     ]
 
 
-@pytest.mark.parametrize("case", range(11))
+@pytest.mark.parametrize("case", range(12))
 def test_wrong_arguments(case: int) -> None:
-    assert len(wrong()) == 11
+    assert len(wrong()) == 12
     call, error, message = wrong()[case]
     with pytest.raises(error, match=f"^{re.escape(message)}") as raised:
         call()

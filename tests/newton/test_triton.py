@@ -135,7 +135,7 @@ def test_newton_on_the_scans(cell: Any, device: str, monkeypatch: pytest.MonkeyP
     # Tensors created without a device would be on the meta device.
     torch.set_default_device("meta")
     try:
-        solution = fastiter.torch.solve_recurrence(cell, x, a, h0, method="newton")
+        solution = fastiter.torch.solve_recurrence(cell, x, a, state=h0, method="newton")
         value = solution.value if cell is any_cell else solution.value[0]
         gradients = torch.autograd.grad(value.square().sum(), [x, a])
     finally:

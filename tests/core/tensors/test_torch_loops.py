@@ -80,7 +80,7 @@ FORWARD: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "sketched_newton": (
         lambda total: (
             ours.bcd.sketched_newton(
-                lambda x, total: x @ x, lambda x, total: (x.sum() - total).reshape(1), numbers(5), args=(total,)
+                lambda x, total: x @ x, lambda x, total: (x.sum() - total).reshape(1), numbers(5), total
             ).value
         ),
         (torch.ones((), dtype=torch.float64),),

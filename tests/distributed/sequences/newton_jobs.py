@@ -105,7 +105,7 @@ def iterations(name: str) -> tuple[list[int], list[int], list[int], int]:
     start = first if name == "paragru" else (first, first)
     options: dict[str, Any] = {"method": "newton", "damping": 0.0, "window": T, "jacobian": "auto"}
     weights = {name: x for name, x in given.items() if name != "wx"}
-    one = fastiter.torch.solve_recurrence(cell, given["wx"], weights, start, **options)
+    one = fastiter.torch.solve_recurrence(cell, given["wx"], weights, state=start, **options)
     return found.steps.tolist(), alone.steps.tolist(), one.steps.flatten().tolist(), sent.rounds
 
 

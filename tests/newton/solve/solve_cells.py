@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,43 +15,42 @@ from fastiter.torch import solve_recurrence  # noqa: E402
 
 
 class Case(NamedTuple):
-    """A cell, the structure of its Jacobian, and how to make (x, params, h0) of sizes B, T, D in a dtype."""
+    """A cell, the structure of its Jacobian, and how to make x, params (a tuple) and h0 of sizes B, T, D."""
 
     cell: Callable[..., Any]
     structure: str
-    inputs: Callable[..., tuple[Any, Any, Any]]
+    inputs: Callable[..., tuple[Any, tuple[Any, ...], Any]]
 
 
-def paragru(h: Any, x: Any, params: Any) -> Any:
-    (a,) = params
+def paragru(h: Any, x: Any, a: Any) -> Any:
     z, r = torch.sigmoid(x[:, 0] + a[0] * h), torch.sigmoid(x[:, 1] + a[1] * h)
     s = torch.tanh(x[:, 2] + a[2] * h * r)
     return z * s + (1 - z) * h
 
 
-def paralstm(state: Any, x: Any, params: Any) -> Any:
-    (h, c), a, p = state, params["a"], params["p"]
+def paralstm(state: Any, x: Any, a: Any, p: Any) -> Any:
+    h, c = state
     f, q = torch.sigmoid(x[:, 0] + a[0] * h + p[0] * c), torch.tanh(x[:, 2] + a[2] * h)
     c = f * c + (1 - f) * q
     o = torch.sigmoid(x[:, 1] + a[1] * h + p[1] * c)
     return o * torch.tanh(c), c
 
 
-def elman(h: Any, x: Any, params: Any) -> Any:
-    return torch.tanh(x + h @ params)
+def elman(h: Any, x: Any, w: Any) -> Any:
+    return torch.tanh(x + h @ w)
 
 
-def rotation(h: Any, x: Any, params: Any) -> Any:
+def rotation(h: Any, x: Any, turns: Any) -> Any:
     """A slightly nonlinear rotation in blocks of three neighbours."""
-    return torch.tanh(torch.einsum("nij,bnj->bni", params, h.unflatten(1, (-1, 3))).flatten(1) + x)
+    return torch.tanh(torch.einsum("nij,bnj->bni", turns, h.unflatten(1, (-1, 3))).flatten(1) + x)
 
 
-def gru_cell(h: Any, x: Any, params: Any) -> Any:
-    return torch.gru_cell(x, h, *params)
+def gru_cell(h: Any, x: Any, *weights: Any) -> Any:
+    return torch.gru_cell(x, h, *weights)
 
 
-def lstm_cell(state: Any, x: Any, params: Any) -> Any:
-    return torch.lstm_cell(x, state, *params)
+def lstm_cell(state: Any, x: Any, *weights: Any) -> Any:
+    return torch.lstm_cell(x, state, *weights)
 
 
 def numbers(seed: int, dtype: Any) -> Callable[..., Any]:
@@ -66,18 +65,18 @@ def paragru_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> An
 
 def paralstm_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
     randn = numbers(B + T + D, dtype)
-    params = {"a": scale * randn(3, D), "p": scale * randn(2, D)}
+    params = (scale * randn(3, D), scale * randn(2, D))
     return randn(B, T, 3, D), params, (randn(B, D), randn(B, D))
 
 
 def elman_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
     randn = numbers(B + T + D, dtype)
-    return randn(B, T, D), scale / D**0.5 * randn(D, D), randn(B, D)
+    return randn(B, T, D), (scale / D**0.5 * randn(D, D),), randn(B, D)
 
 
 def rotation_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
     randn = numbers(B + T + D, dtype)
-    return randn(B, T, 3 * D), scale * randn(D, 3, 3), randn(B, 3 * D)
+    return randn(B, T, 3 * D), (scale * randn(D, 3, 3),), randn(B, 3 * D)
 
 
 def torch_inputs(B: int, T: int, D: int, dtype: Any, gates: int, scale: float) -> Any:
@@ -113,11 +112,11 @@ def as_tuple(x: Any) -> tuple[Any, ...]:
     return tuple(x) if isinstance(x, (tuple, list)) else (x,)
 
 
-def loop(cell: Callable[..., Any], x: Any, params: Any, h: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def loop(cell: Callable[..., Any], x: Any, params: Sequence[Any], h: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return the states of all steps, and the last."""
     states = []
     for t in range(as_tuple(x)[0].shape[1]):
-        h = cell(h, tuple(part[:, t] for part in x) if isinstance(x, tuple) else x[:, t], params)
+        h = cell(h, tuple(part[:, t] for part in x) if isinstance(x, tuple) else x[:, t], *params)
         states.append(as_tuple(h))
     return tuple(torch.stack(parts, 1) for parts in zip(*states, strict=True)), as_tuple(h)
 
@@ -138,11 +137,16 @@ def assert_is_loop(solution: Any, case: Case, inputs: Any, tolerance: float) -> 
     assert solution.converged.all()
 
 
+def solve(cell: Callable[..., Any], x: Any, params: Sequence[Any], h: Any, **how: Any) -> Any:
+    """Call solve_recurrence with the arguments of :func:`loop`."""
+    return solve_recurrence(cell, x, *params, state=h, **how)
+
+
 def attempt(*args: Any, method: str = "auto", **how: Any) -> Any:
     """Solve where a method may fail, and check the warning: one if a loop replaced it, or if a state is not finite."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        solution = solve_recurrence(*args, method=method, **how)
+        solution = solve(*args, method=method, **how)
     replaced = method not in ("auto", "sequential") and bool(solution.sequential.any())
     expected = [fastiter.ConvergenceWarning] if replaced or not solution.converged.all() else []
     assert [warning.category for warning in told] == expected, list(map(str, told))

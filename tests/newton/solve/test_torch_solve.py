@@ -21,6 +21,7 @@ from tests.newton.solve.solve_cells import (  # noqa: E402
     every_method,
     largest_difference,
     loop,
+    solve,
 )
 from tests.support.pairs import pairs  # noqa: E402
 
@@ -34,7 +35,7 @@ from tests.support.pairs import pairs  # noqa: E402
 def test_equals_the_loop(case: Case, dtype: Any, method: str) -> None:
     for B, T, D in ((3, 40, 5), (1, 1, 1)):
         inputs = case.inputs(B, T, D, dtype)
-        solution = solve_recurrence(case.cell, *inputs, method=method)
+        solution = solve(case.cell, *inputs, method=method)
         # the diagonal converges linearly: it stops at a small residual, not far below
         assert_is_loop(solution, case, inputs, (1000 if method == "quasi" else 100) * eps(dtype))
         assert isinstance(solution.value, tuple) == isinstance(inputs[2], tuple)
@@ -52,7 +53,7 @@ def states_size(solution: Any) -> Any:
 @every_case
 def test_newton_needs_few_steps(case: Case) -> None:
     inputs = case.inputs(2, 300, 4, torch.float64)
-    solution = solve_recurrence(case.cell, *inputs, method="newton", window=300)
+    solution = solve(case.cell, *inputs, method="newton", window=300)
     assert solution.steps.max() <= 9
     assert (solution.lyapunov < 0).all()
 
@@ -61,7 +62,7 @@ def test_newton_needs_few_steps(case: Case) -> None:
 def test_sequential_has_the_bits_of_the_loop(dtype: Any) -> None:
     for case in CASES.values():
         inputs = case.inputs(3, 20, 5, dtype)
-        solution = solve_recurrence(case.cell, *inputs, method="sequential")
+        solution = solve(case.cell, *inputs, method="sequential")
         assert largest_difference(solution.value, loop(case.cell, *inputs)[0]) == 0
 
 
@@ -74,7 +75,7 @@ def test_windows_carry_their_last_state(method: str, window: int) -> None:
     for name in ("paragru", "paralstm", "elman"):
         case = CASES[name]
         inputs = case.inputs(3, 33, 4, torch.float64)
-        solution = solve_recurrence(case.cell, *inputs, method=method, window=window)
+        solution = solve(case.cell, *inputs, method=method, window=window)
         assert_is_loop(solution, case, inputs, 1000 * eps(torch.float64))
         assert solution.window == min(window, 33)
         assert solution.sequential.shape == (3, -(-33 // window))
@@ -85,15 +86,15 @@ def test_the_last_state_continues_the_sequence(method: str) -> None:
     for name in ("paragru", "paralstm"):
         case = CASES[name]
         x, params, h0 = case.inputs(2, 90, 4, torch.float64)
-        whole = solve_recurrence(case.cell, x, params, h0, method=method)
-        first = solve_recurrence(case.cell, x[:, :50], params, h0, method=method)
-        second = solve_recurrence(case.cell, x[:, 50:], params, first.last, method=method)
+        whole = solve_recurrence(case.cell, x, *params, state=h0, method=method)
+        first = solve_recurrence(case.cell, x[:, :50], *params, state=h0, method=method)
+        second = solve_recurrence(case.cell, x[:, 50:], *params, state=first.last, method=method)
         pairs = zip(as_tuple(first.value), as_tuple(second.value), strict=True)
         joined = tuple(torch.cat(pair, 1) for pair in pairs)
         assert largest_difference(joined, whole.value) <= 100 * eps(torch.float64)
 
 
-def logistic(h: Any, x: Any, params: Any) -> Any:
+def logistic(h: Any, x: Any) -> Any:
     """The logistic map: h goes to a fixed point for x = 2.5, and is chaotic for x near 4."""
     return x * h * (1 - h)
 

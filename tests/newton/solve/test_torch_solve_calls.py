@@ -27,6 +27,7 @@ from tests.newton.solve.solve_cells import (  # noqa: E402
     paragru,
     paragru_inputs,
     paralstm,
+    solve,
 )
 
 # --- sizes and strides ------------------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ from tests.newton.solve.solve_cells import (  # noqa: E402
 def test_without_rows_or_steps(case: Any, method: str) -> None:
     for B, T in ((0, 5), (3, 0), (0, 0)):
         x, params, h0 = case.inputs(B, T, 4, torch.float64)
-        solution = solve_recurrence(case.cell, x, params, h0, method=method)
+        solution = solve_recurrence(case.cell, x, *params, state=h0, method=method)
         for value, last, first in zip(*map(as_tuple, (solution.value, solution.last, h0)), strict=True):
             assert value.shape == (B, T, *first.shape[1:])
             assert (last.equal(first) and last.data_ptr() != first.data_ptr()) or B == 0
@@ -54,10 +55,10 @@ def test_any_strides(method: str) -> None:
     padded = torch.stack([x, x], -1)[..., 1]
     negative = torch._neg_view(-x)
     for y in (time_major, padded, negative):
-        value = solve_recurrence(paragru, y, params, h0.t().contiguous().t(), method=method).value
+        value = solve_recurrence(paragru, y, *params, state=h0.t().contiguous().t(), method=method).value
         assert largest_difference(value, expected) <= 1e-13
     constant = x[:1, :1].expand(3, 40, 3, 4)
-    value = solve_recurrence(paragru, constant, params, h0[:1].expand(3, 4), method=method).value
+    value = solve_recurrence(paragru, constant, *params, state=h0[:1].expand(3, 4), method=method).value
     assert largest_difference(value, loop(paragru, constant, params, h0[:1].expand(3, 4))[0][0]) <= 1e-13
 
 
@@ -65,7 +66,7 @@ def test_gradients_of_expanded_inputs() -> None:
     x, params, h0 = paragru_inputs(1, 1, 4, torch.float64)
     leaf = x.requires_grad_()
     for method in ("newton", "sequential"):
-        value = solve_recurrence(paragru, leaf.expand(3, 40, 3, 4), params, h0.expand(3, 4), method=method).value
+        value = solve_recurrence(paragru, leaf.expand(3, 40, 3, 4), *params, state=h0.expand(3, 4), method=method).value
         expected = loop(paragru, leaf.expand(3, 40, 3, 4), params, h0.expand(3, 4))[0][0]
         (actual,), (wanted,) = (torch.autograd.grad(y.sum(), leaf) for y in (value, expected))
         torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-11)
@@ -78,7 +79,7 @@ def test_arguments_are_neither_changed_nor_returned() -> None:
         before = [(y.clone(), y._version) for y in flat]
         state = torch.get_rng_state()
         for method in ("newton", "sequential", "auto"):
-            solution = solve_recurrence(CASES[name].cell, *given, method=method)
+            solution = solve(CASES[name].cell, *given, method=method)
             outputs = [*as_tuple(solution.value), *as_tuple(solution.last)]
             places = [y.untyped_storage().data_ptr() for y in (*flat, *outputs)]
             assert len(set(places)) == len(places)
@@ -89,8 +90,8 @@ def test_arguments_are_neither_changed_nor_returned() -> None:
 def test_a_cell_that_returns_its_argument() -> None:
     x, h0 = torch.randn(2, 40, 3), torch.randn(2, 3)
     for method in ("newton", "quasi", "elk", "sequential"):
-        for cell, expected in ((lambda h, x, p: x, x), (lambda h, x, p: h, h0[:, None].expand(2, 40, 3))):
-            value = solve_recurrence(cell, x, (), h0, method=method).value
+        for cell, expected in ((lambda h, x: x, x), (lambda h, x: h, h0[:, None].expand(2, 40, 3))):
+            value = solve_recurrence(cell, x, state=h0, method=method).value
             assert value.equal(expected)
             value.mul_(2)  # its memory is not shared
 
@@ -103,10 +104,10 @@ def test_states_are_found_where_a_cell_broadcasts() -> None:
         case = CASES[name]
         x, params, h0 = case.inputs(B, 40, 4, torch.float64)
         zeros = torch.utils._pytree.tree_map(torch.zeros_like, h0)
-        solution = solve_recurrence(case.cell, x, params)
+        solution = solve_recurrence(case.cell, x, *params)
         assert isinstance(solution.value, tuple) == isinstance(h0, tuple)
         assert largest_difference(solution.value, loop(case.cell, x, params, zeros)[0]) <= 1e-13
-        empty = solve_recurrence(case.cell, x[:, :0], params)
+        empty = solve_recurrence(case.cell, x[:, :0], *params)
         assert as_tuple(empty.last)[0].shape == as_tuple(h0)[0].shape
 
 
@@ -115,7 +116,7 @@ def test_states_are_found_where_a_cell_broadcasts() -> None:
 
 def test_auto_chooses_by_structure_units_and_steps() -> None:
     def chosen(name: str, *sizes: int, scale: float = 0.5) -> str:
-        method: str = solve_recurrence(CASES[name].cell, *CASES[name].inputs(*sizes, torch.float32, scale)).method
+        method: str = solve(CASES[name].cell, *CASES[name].inputs(*sizes, torch.float32, scale)).method
         return method
 
     assert chosen("paragru", 1, 300, 8) == chosen("rotation", 1, 300, 2) == "newton"
@@ -127,33 +128,33 @@ def test_auto_chooses_by_structure_units_and_steps() -> None:
 
 def test_auto_leaves_chaos_to_the_loop() -> None:
     x = torch.full((1, 400, 2), 3.99)
-    solution = solve_recurrence(lambda h, x, p: x * h * (1 - h), x, (), torch.full((1, 2), 0.3), window=50)
+    solution = solve_recurrence(lambda h, x: x * h * (1 - h), x, state=torch.full((1, 2), 0.3), window=50)
     assert solution.method == "newton"
     assert solution.sequential.all()
     assert solution.steps.max() <= 3  # one window suffices to detect it
-    assert solution.value.equal(loop(lambda h, x, p: x * h * (1 - h), x, (), torch.full((1, 2), 0.3))[0][0])
+    assert solution.value.equal(loop(lambda h, x: x * h * (1 - h), x, (), torch.full((1, 2), 0.3))[0][0])
 
 
 def test_throw() -> None:
     x, params, h0 = paragru_inputs(3, 40, 4, torch.float32)
-    assert solve_recurrence(paragru, x, params, h0, method="newton", throw=True).converged.all()
+    assert solve_recurrence(paragru, x, *params, state=h0, method="newton", throw=True).converged.all()
     message = r"solve_recurrence: the method must converge .* throw is True, got 3 of 3 sequences .* max_steps = 1 .*"
     for method in ("newton", "quasi", "elk"):
         with pytest.raises(fastiter.ConvergenceError, match=message):
-            solve_recurrence(paragru, x, params, h0, method=method, throw=True, max_steps=1)
+            solve_recurrence(paragru, x, *params, state=h0, method=method, throw=True, max_steps=1)
         with pytest.warns(
             fastiter.ConvergenceWarning, match=f"{method} must converge to be .*, got 3 of 3 windows"
         ) as told:
-            solution = solve_recurrence(paragru, x, params, h0, method=method, max_steps=1)
+            solution = solve_recurrence(paragru, x, *params, state=h0, method=method, max_steps=1)
         assert told[0].filename == __file__ and solution.sequential.all() and solution.converged.all()
         solution.raise_if_failed()
     x[1, 7] = float("nan")
     with pytest.raises(fastiter.ConvergenceError, match="got 1 of 3 sequences"):
-        solve_recurrence(paragru, x, params, h0, method="newton", throw=True)
+        solve_recurrence(paragru, x, *params, state=h0, method="newton", throw=True)
     message = r"the states must be finite, got infinities or NaN in 1 of 3 sequences"
     for method in ("auto", "sequential"):  # they may run the loop, and report what is not finite
         with pytest.raises(fastiter.ConvergenceError, match=message) as raised:
-            solve_recurrence(paragru, x, params, h0, method=method, throw=True)
+            solve_recurrence(paragru, x, *params, state=h0, method=method, throw=True)
         assert raised.value.solution.converged.tolist() == [True, False, True]
         assert raised.value.solution.reason == ("converged", "nan", "converged")
         solution = attempt(paragru, x, params, h0, method=method)
@@ -164,12 +165,12 @@ def test_throw() -> None:
 def test_callbacks_see_each_window_and_may_stop() -> None:
     x, params, h0 = paragru_inputs(3, 50, 4, torch.float64)
     seen: list[Any] = []
-    full = solve_recurrence(paragru, x, params, h0, method="newton", window=20, callback=seen.append)
+    full = solve_recurrence(paragru, x, *params, state=h0, method="newton", window=20, callback=seen.append)
     assert all(isinstance(progress, fastiter.Progress) for progress in seen)
     assert [(progress.time, progress.total) for progress in seen] == [(20, 50), (40, 50)]  # none follows the last
     for progress in seen:  # a progress that is read later has the states of its time
         assert progress.value.equal(full.value[:, : progress.time])
-        part = solve_recurrence(paragru, x[:, : progress.time], params, h0, method="newton", window=20)
+        part = solve_recurrence(paragru, x[:, : progress.time], *params, state=h0, method="newton", window=20)
         assert progress.steps == int(part.steps.max()) <= int(full.steps.max())
         assert progress.active.tolist() == [0, 1, 2] and bool((progress.residual <= progress.tolerance).all())
     assert (torch.stack([progress.residual for progress in seen]).amax(0) <= full.residual).all()
@@ -178,14 +179,14 @@ def test_callbacks_see_each_window_and_may_stop() -> None:
 
     given = x.clone().requires_grad_()
     how: dict[str, Any] = {"method": "newton", "window": 20, "callback": lambda progress: progress.time == 40}
-    part = solve_recurrence(paragru, given, params, h0, **how)
+    part = solve_recurrence(paragru, given, *params, state=h0, **how)
     assert part.reason == ("callback",) * 3 and part.sequential.shape == (3, 2)
     assert part.value.shape[1] == 40 and part.value.equal(full.value[:, :40]) and part.last.equal(full.value[:, 39])
     (gradient,) = torch.autograd.grad(part.value.sum(), given)
     (expected,) = torch.autograd.grad(loop(paragru, given[:, :40], params, h0)[0][0].sum(), given)
     torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-11)
     with pytest.raises(TypeError, match=r"^solve_recurrence: callback must be callable or None, got int$"):
-        solve_recurrence(paragru, x, params, h0, callback=3)
+        solve_recurrence(paragru, x, *params, state=h0, callback=3)
 
 
 def test_tolerances() -> None:
@@ -194,13 +195,13 @@ def test_tolerances() -> None:
     steps = []
     for tolerance in (1e-2, 1e-4, 1e-8, 1e-12):
         for how in ({"rtol": 0, "atol": tolerance}, {"rtol": 0.0, "atol": tolerance, "window": 50}):
-            solution = solve_recurrence(elman, *inputs, method="quasi", **how)
+            solution = solve(elman, *inputs, method="quasi", **how)
             assert solution.residual.max() <= tolerance
             assert largest_difference(solution.value, expected) <= 10 * tolerance
         steps.append(solution.steps.max().item())
     assert steps == sorted(steps) and steps[0] < steps[-1]
     # tolerance 0 requires equality, which rounding may prevent; the result is still the loop's
-    exact = solve_recurrence(elman, *inputs, method="newton", rtol=0.0, atol=0.0)
+    exact = solve(elman, *inputs, method="newton", rtol=0.0, atol=0.0)
     assert largest_difference(exact.value, expected) <= 1e-13
 
 
@@ -210,7 +211,7 @@ def test_damping() -> None:
     steps = {}
     for damping in ("auto", 0, 0.0, 0.3, 0.6):
         for method in ("newton", "elk"):
-            solution = solve_recurrence(paragru, x, params, h0, method=method, damping=damping)
+            solution = solve_recurrence(paragru, x, *params, state=h0, method=method, damping=damping)
             assert largest_difference(solution.value, expected) <= 1e-13
             assert not solution.sequential.any()
             steps[method, damping] = solution.steps.max().item()
@@ -222,9 +223,7 @@ def test_fields_and_text_of_a_solution() -> None:
     for of in (fastiter.Solution, fastiter.relax.LinearSolution, RecurrenceSolution):
         names = {field.name for field in dataclasses.fields(of)}
         assert names <= {line.partition(" : ")[0] for line in inspect.getdoc(of).splitlines()}
-    solution = solve_recurrence(
-        paralstm, *CASES["paralstm"].inputs(3, 40, 4, torch.float32), method="newton", window=16
-    )
+    solution = solve(paralstm, *CASES["paralstm"].inputs(3, 40, 4, torch.float32), method="newton", window=16)
     assert isinstance(solution, RecurrenceSolution) and isinstance(solution, fastiter.Solution)
     text = r"RecurrenceSolution\(newton, 'converged' after \S+( to \d+)? steps, residual .*, jacobian block 2, value"
     assert re.match(text, repr(solution)) and repr(solution).endswith("(3, 40, 4) float32, (3, 40, 4) float32)")
@@ -243,8 +242,8 @@ def test_the_exponent_is_that_of_the_recurrence() -> None:
     x = torch.zeros((1, 256, 4), dtype=torch.float64)
     for a in (0.01, 0.5, 0.999, 1.0, 1.001):
         turn = a * torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
-        for cell in (lambda h, x, p, a=a: a * h + x, lambda h, x, p, m=turn: (h.view(-1, 2, 2) @ m).view(-1, 4) + x):
-            solution = solve_recurrence(cell, x, (), torch.ones((1, 4), dtype=torch.float64), method="newton")
+        for cell in (lambda h, x, a=a: a * h + x, lambda h, x, m=turn: (h.view(-1, 2, 2) @ m).view(-1, 4) + x):
+            solution = solve_recurrence(cell, x, state=torch.ones((1, 4), dtype=torch.float64), method="newton")
             assert solution.lyapunov.item() == pytest.approx(torch.tensor(a).log().item(), abs=1e-6)
 
 
@@ -254,12 +253,12 @@ def test_the_exponent_is_that_of_the_recurrence() -> None:
 @every_method
 def test_without_gradients(method: str) -> None:
     x, params, h0 = CASES["elman"].inputs(2, 40, 4, torch.float32)
-    params.requires_grad_()
+    params[0].requires_grad_()
     expected = loop(elman, x, params, h0)[0][0].detach()
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             made_here = x * 1
-            value = solve_recurrence(elman, made_here, params, h0, method=method).value
+            value = solve_recurrence(elman, made_here, *params, state=h0, method=method).value
         assert not value.requires_grad
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
@@ -268,9 +267,9 @@ def test_a_captured_parameter_is_accepted_without_gradients() -> None:
     module = torch.nn.GRUCell(3, 4)
     x, h0 = numbers(0, torch.float32)(2, 40, 3), torch.zeros((2, 4))
     with torch.no_grad():
-        value = solve_recurrence(lambda h, x, p: module(x, h), x, (), h0, method="newton").value
+        value = solve_recurrence(lambda h, x: module(x, h), x, state=h0, method="newton").value
     module.requires_grad_(False)
-    assert solve_recurrence(lambda h, x, p: module(x, h), x, (), h0, method="newton").value.equal(value)
+    assert solve_recurrence(lambda h, x: module(x, h), x, state=h0, method="newton").value.equal(value)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself calls it
@@ -280,7 +279,7 @@ def test_compiled_code_calls_it_between_two_graphs() -> None:
     a.requires_grad_()
 
     def double(x: Any, a: Any) -> Any:
-        return 2 * solve_recurrence(paragru, x + 1, (a,), h0, method="newton").value
+        return 2 * solve_recurrence(paragru, x + 1, a, state=h0, method="newton").value
 
     compiled = torch.compile(double, backend="eager")
     for y in (x, x[:, :30]):
@@ -292,6 +291,8 @@ def test_compiled_code_calls_it_between_two_graphs() -> None:
 
 def test_a_full_graph_is_refused() -> None:
     x, params, h0 = paragru_inputs(2, 40, 3, torch.float64)
-    compiled = torch.compile(lambda x: solve_recurrence(paragru, x, params, h0).value, backend="eager", fullgraph=True)
+    compiled = torch.compile(
+        lambda x: solve_recurrence(paragru, x, *params, state=h0).value, backend="eager", fullgraph=True
+    )
     with pytest.raises(torch._dynamo.exc.Unsupported):
         compiled(x)

@@ -19,17 +19,21 @@ B, T, D = 3, 40, 4
 BACKEND = (fastiter.BackendError,)
 
 
-def cell(h: Any, x: Any, params: Any) -> Any:
-    return torch.tanh(params * h + x)
+def cell(h: Any, x: Any, a: Any) -> Any:
+    return torch.tanh(a * h + x)
 
 
-def pair(state: Any, x: Any, params: Any) -> Any:
+def pair(state: Any, x: Any, a: Any) -> Any:
     h, c = state
-    return torch.tanh(params * c + x), torch.tanh(h)
+    return torch.tanh(a * c + x), torch.tanh(h)
 
 
 def given() -> dict[str, Any]:
-    return {"cell": cell, "x": torch.randn(B, T, D), "params": torch.full((D,), 0.5), "state": torch.randn(B, D)}
+    return {"cell": cell, "x": torch.randn(B, T, D), "params": (torch.full((D,), 0.5),), "state": torch.randn(B, D)}
+
+
+def solve(cell: Any, x: Any, params: tuple[Any, ...], **options: Any) -> Any:
+    return solve_recurrence(cell, x, *params, **options)
 
 
 def given_pair() -> dict[str, Any]:
@@ -39,13 +43,13 @@ def given_pair() -> dict[str, Any]:
 def check(cases: Iterator[Wrong], arguments: Any = given) -> None:
     assert_all_refused(
         "solve_recurrence",
-        ((wrong, lambda wrong=wrong: solve_recurrence(**{**arguments(), **wrong.changes})) for wrong in cases),
+        ((wrong, lambda wrong=wrong: solve(**{**arguments(), **wrong.changes})) for wrong in cases),
     )
 
 
 def test_valid_arguments_are_accepted() -> None:
-    assert solve_recurrence(**given()).converged.all()
-    assert solve_recurrence(**given_pair()).converged.all()
+    assert solve(**given()).converged.all()
+    assert solve(**given_pair()).converged.all()
 
 
 def test_options() -> None:
@@ -101,11 +105,48 @@ def test_tensors() -> None:
         yield Wrong("state of two dtypes", {"state": mixed}, TYPE, r"state\[1\]", "torch.float64")
         for shape in ((), (B + 1, D), (D,)):
             yield Wrong(f"state {shape}", {"state": torch.ones(shape)}, VALUE, "state", re.escape(str(shape)))
-        yield Wrong("a module", {"params": torch.nn.Linear(2, 2)}, TYPE, "params", "Linear")
-        yield Wrong("a module inside", {"params": {"a": [torch.nn.GRUCell(2, 2)]}}, TYPE, "params", "GRUCell")
-        yield Wrong("params elsewhere", {"params": torch.ones(D, device="meta")}, BACKEND, "params", "meta")
+        yield Wrong("a module", {"params": (torch.nn.Linear(2, 2),)}, TYPE, "params", "Linear")
+        yield Wrong("a module inside", {"params": ({"a": [torch.nn.GRUCell(2, 2)]},)}, TYPE, "params", "GRUCell")
+        yield Wrong("params elsewhere", {"params": (torch.ones(D, device="meta"),)}, BACKEND, "params", "meta")
 
     check(cases())
+
+
+def test_functions_take_the_parameters_of_the_call() -> None:
+    """The state is given by keyword, and so are none of the arguments of a cell: one more of them is named."""
+    h, a = torch.randn(B, D), torch.full((D,), 0.5)
+
+    def cases() -> Iterator[Wrong]:
+        for label, function, params, taken in (
+            ("the state after the parameters", cell, (a, h), "h, x, a"),
+            ("the state alone", lambda h, x: torch.tanh(h + x), (h,), "h, x"),
+            ("no parameters as a tuple, and the state", lambda h, x, p: torch.tanh(h + x), ((), h), "h, x, p"),
+            (
+                "parameters in one tuple, and the state",
+                lambda h, x, params: params[0] * h + x,
+                ((a,), h),
+                "h, x, params",
+            ),
+            ("parameters one by one for a cell of a tuple", lambda h, x, params: x, (a, a), "h, x, params"),
+            ("a parameter too few", lambda h, x, a, b: a * h + b * x, (a,), "h, x, a, b"),
+        ):
+            taken = rf"a function of \({taken}\)"
+            yield Wrong(label, {"cell": function, "params": params, "state": None}, TYPE, "cell", taken)
+            changes = {"cell": lambda h, x, *params: x, "params": params, "jacobian": function, "method": "newton"}
+            yield Wrong(label, changes, TYPE, "jacobian", taken)
+
+    check(cases())
+    with pytest.raises(
+        TypeError, match=r"cell must take the 4 arguments \(h, x, \*params\) of this call \(the .* as state=\)"
+    ):
+        solve_recurrence(cell, h[:, None], a, h)
+
+
+def test_a_tuple_is_one_parameter() -> None:
+    x, h, a, b = torch.randn(B, T, D), torch.randn(B, D), torch.full((D,), 0.5), torch.full((D,), 0.25)
+    one = solve_recurrence(lambda h, x, params: torch.tanh(params[0] * h + params[1] * x), x, (a, b), state=h)
+    each = solve_recurrence(lambda h, x, a, b: torch.tanh(a * h + b * x), x, a, b, state=h)
+    assert one.value.equal(each.value)
 
 
 def test_states_that_cannot_be_discovered() -> None:
@@ -175,13 +216,13 @@ def test_cells_must_not_change_their_arguments() -> None:
     before = arguments["x"].clone(), arguments["state"].clone()
     for function in (lambda h, x, p: h.mul_(0.5) + x, lambda h, x, p: x.mul_(0.5) + h):
         with pytest.raises(ValueError, match="must not change its arguments"):
-            solve_recurrence(**{**arguments, "cell": function})
+            solve(**{**arguments, "cell": function})
         assert arguments["x"].equal(before[0]) and arguments["state"].equal(before[1])
 
 
 def test_errors_raised_by_the_cell_pass_through() -> None:
     with pytest.raises(KeyError, match="missing"):
-        solve_recurrence(**{**given(), "cell": lambda h, x, p: {}["missing"]})
+        solve(**{**given(), "cell": lambda h, x, p: {}["missing"]})
 
 
 def test_jacobians() -> None:
@@ -213,4 +254,4 @@ def test_jacobians() -> None:
     with pytest.raises(
         ValueError, match=r"solve_recurrence: jacobian must not be made of blocks .*, got \[2, 4\] units"
     ):
-        solve_recurrence(**unequal, jacobian=("block", 2), method="newton")
+        solve(**unequal, jacobian=("block", 2), method="newton")

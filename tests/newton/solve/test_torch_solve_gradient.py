@@ -25,6 +25,7 @@ from tests.newton.solve.solve_cells import (  # noqa: E402
     numbers,
     paragru,
     paragru_inputs,
+    solve,
 )
 
 Pytree = torch.utils._pytree
@@ -59,7 +60,7 @@ def test_gradcheck(case: Case, method: str) -> None:
     given, rebuild = leaves(case.inputs(2, 5, 3, torch.float64))
 
     def outputs(*tensors: Any) -> Any:
-        solution = solve_recurrence(case.cell, *rebuild(*tensors), method=method, window=3)
+        solution = solve(case.cell, *rebuild(*tensors), method=method, window=3)
         return (*as_tuple(solution.value), *as_tuple(solution.last))
 
     assert torch.autograd.gradcheck(outputs, given, fast_mode=True)
@@ -88,8 +89,8 @@ def test_windows(window: int) -> None:
 
 @pytest.mark.parametrize("kind", ["right", "wrong", "quasi"])
 def test_given_jacobians(kind: str) -> None:
-    def jacobian(h: Any, x: Any, params: Any) -> Any:
-        dense = (1 - elman(h, x, params) ** 2).unsqueeze(2) * params.mT
+    def jacobian(h: Any, x: Any, w: Any) -> Any:
+        dense = (1 - elman(h, x, w) ** 2).unsqueeze(2) * w.mT
         return {"right": dense, "wrong": 0.5 * dense, "quasi": dense.diagonal(dim1=1, dim2=2)}[kind]
 
     for method in ("newton", "sequential", "quasi"):
@@ -118,14 +119,14 @@ def test_only_inputs_that_require_gradients() -> None:
     x, params, h0 = CASES["paralstm"].inputs(2, 40, 3, torch.float64)
     flat, spec = Pytree.tree_flatten((x, params, h0))
     every = [y.clone().requires_grad_() for y in flat]
-    everything = solve_recurrence(CASES["paralstm"].cell, *Pytree.tree_unflatten(every, spec), method="newton")
+    everything = solve(CASES["paralstm"].cell, *Pytree.tree_unflatten(every, spec), method="newton")
     expected = gradients(everything.value, every)
     for i in range(len(flat)):
         some = [y.clone().requires_grad_(i == j) for j, y in enumerate(flat)]
-        solution = solve_recurrence(CASES["paralstm"].cell, *Pytree.tree_unflatten(some, spec), method="newton")
+        solution = solve(CASES["paralstm"].cell, *Pytree.tree_unflatten(some, spec), method="newton")
         (actual,) = gradients(solution.value, [some[i]])
         torch.testing.assert_close(actual, expected[i], rtol=1e-12, atol=1e-12)
-    constant = solve_recurrence(CASES["paralstm"].cell, x, params, h0, method="newton")
+    constant = solve_recurrence(CASES["paralstm"].cell, x, *params, state=h0, method="newton")
     assert not any(y.requires_grad for y in (*constant.value, *constant.last))
 
 
@@ -143,8 +144,8 @@ def test_tokens_trees_of_parameters_and_tuples() -> None:
     h0 = randn(2, 4).requires_grad_()
     inputs = [x[2], params["table"], params["rest"][0], h0]
     for method in ("newton", "sequential"):
-        value = solve_recurrence(cell, x, params, h0, method=method).value
-        expected = gradients(loop(cell, x, params, h0)[0], inputs)
+        value = solve_recurrence(cell, x, params, state=h0, method=method).value
+        expected = gradients(loop(cell, x, [params], h0)[0], inputs)
         *actual, unused = gradients([value], [*inputs, params["rest"][1][1]])
         for a, e in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
@@ -160,8 +161,8 @@ def test_modules_by_functional_call() -> None:
     params = dict(module.named_parameters())
     x, h0 = numbers(0, torch.float64)(2, 20, 3), torch.zeros((2, 4), dtype=torch.float64)
     for method in ("newton", "quasi", "sequential"):
-        value = solve_recurrence(cell, x, params, h0, method=method).value
-        expected = gradients(loop(cell, x, params, h0)[0], list(params.values()))
+        value = solve_recurrence(cell, x, params, state=h0, method=method).value
+        expected = gradients(loop(cell, x, [params], h0)[0], list(params.values()))
         for a, e in zip(gradients([value], list(params.values())), expected, strict=True):
             torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-10)
 
@@ -169,7 +170,7 @@ def test_modules_by_functional_call() -> None:
 def test_a_state_without_steps_has_the_gradient_of_the_first() -> None:
     x, params, h0 = paragru_inputs(2, 0, 3, torch.float64)
     h0.requires_grad_()
-    solution = solve_recurrence(paragru, x, params, h0)
+    solution = solve_recurrence(paragru, x, *params, state=h0)
     assert solution.value.shape == (2, 0, 3)
     assert torch.autograd.grad(solution.last.sum(), h0)[0].equal(torch.ones_like(h0))
 
@@ -177,7 +178,9 @@ def test_a_state_without_steps_has_the_gradient_of_the_first() -> None:
 def test_nan_in_a_row_stays_in_its_row() -> None:
     x, params, h0 = paragru_inputs(3, 40, 4, torch.float64)
     expected_x = x.clone().requires_grad_()
-    (expected,) = gradients([solve_recurrence(paragru, expected_x, params, h0, method="newton").value], expected_x)
+    (expected,) = gradients(
+        [solve_recurrence(paragru, expected_x, *params, state=h0, method="newton").value], expected_x
+    )
     x[1, 20] = float("nan")
     x.requires_grad_()
     (actual,) = gradients([attempt(paragru, x, params, h0, method="newton").value], x)
@@ -190,7 +193,7 @@ def test_nan_in_a_row_stays_in_its_row() -> None:
 
 def test_backward_twice_is_the_same() -> None:
     given, rebuild = leaves(paragru_inputs(2, 40, 3, torch.float32))
-    total = solve_recurrence(paragru, *rebuild(*given), method="newton").value.square().sum()
+    total = solve(paragru, *rebuild(*given), method="newton").value.square().sum()
     first = torch.autograd.grad(total, given, retain_graph=True)
     second = torch.autograd.grad(total, given)
     assert all(a.equal(b) for a, b in zip(first, second, strict=True))
@@ -200,7 +203,7 @@ def test_backward_twice_is_the_same() -> None:
 @pytest.mark.parametrize("method", ["newton", "sequential"])
 def test_a_change_in_between_is_an_error(method: str, which: int) -> None:
     given, rebuild = leaves(paragru_inputs(2, 40, 3, torch.float32))
-    total = solve_recurrence(paragru, *rebuild(*given), method=method).value.sum()
+    total = solve(paragru, *rebuild(*given), method=method).value.sum()
     with torch.no_grad():
         given[which].mul_(3)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -210,7 +213,7 @@ def test_a_change_in_between_is_an_error(method: str, which: int) -> None:
 @pytest.mark.parametrize("method", ["newton", "sequential"])
 def test_double_backward_is_refused(method: str) -> None:
     given, rebuild = leaves(paragru_inputs(2, 40, 3, torch.float64))
-    value = solve_recurrence(paragru, *rebuild(*given), method=method).value
+    value = solve(paragru, *rebuild(*given), method=method).value
     for loss in (value.sum(), value.square().sum()):
         for gradient in torch.autograd.grad(loss, given, create_graph=True):
             with pytest.raises(RuntimeError, match=r"^solve_recurrence: .* cannot be differentiated twice"):
@@ -222,7 +225,7 @@ def test_forward_mode_and_transforms_are_refused() -> None:
     x, params, h0 = paragru_inputs(2, 40, 3, torch.float64)
 
     def total(y: Any) -> Any:
-        return solve_recurrence(paragru, y, params, h0).value.sum()
+        return solve_recurrence(paragru, y, *params, state=h0).value.sum()
 
     for transform in (
         lambda: torch.func.grad(total)(x),
@@ -238,7 +241,7 @@ def test_forward_mode_and_transforms_are_refused() -> None:
 @pytest.mark.parametrize("method", ["newton", "sequential"])
 def test_nothing_is_kept_alive(method: str) -> None:
     given, rebuild = leaves(paragru_inputs(2, 40, 3, torch.float32))
-    solution = solve_recurrence(paragru, *rebuild(*given), method=method)
+    solution = solve(paragru, *rebuild(*given), method=method)
     value = weakref.ref(solution.value)
     gc.disable()
     try:
@@ -249,14 +252,14 @@ def test_nothing_is_kept_alive(method: str) -> None:
 
 
 def test_autocast_is_the_same_in_both_directions() -> None:
-    def cell(h: Any, x: Any, params: Any) -> Any:
-        dtypes.add((h @ params).dtype)
-        return torch.tanh(h @ params + x)
+    def cell(h: Any, x: Any, w: Any) -> Any:
+        dtypes.add((h @ w).dtype)
+        return torch.tanh(h @ w + x)
 
     dtypes: set[Any] = set()
     given, rebuild = leaves(elman_inputs(2, 20, 4, torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
-        value = solve_recurrence(cell, *rebuild(*given), method="newton").value
+        value = solve(cell, *rebuild(*given), method="newton").value
         expected = loop(cell, *rebuild(*given))[0][0]
     assert dtypes == {torch.bfloat16}
     torch.testing.assert_close(value, expected, rtol=1e-2, atol=1e-2)
@@ -268,7 +271,7 @@ def test_checkpoints_and_saved_tensor_hooks() -> None:
     from torch.utils.checkpoint import checkpoint
 
     def last(*inputs: Any) -> Any:
-        return solve_recurrence(paragru, inputs[0], (inputs[1],), inputs[2], method="newton").last
+        return solve_recurrence(paragru, inputs[0], inputs[1], state=inputs[2], method="newton").last
 
     given, _ = leaves(paragru_inputs(2, 40, 3, torch.float64))
     expected = torch.autograd.grad(last(*given).sum(), given)

@@ -37,7 +37,7 @@ def test_strong_recurrence(scale: float, method: str, dtype: Any) -> None:
     for cell, make, T in ((paragru, paragru_inputs, 1024), (paralstm, paralstm_inputs, 64)):
         x, _, _ = make(2, T, 32, dtype)
         weights = scale * (2 * torch.rand((5, 32), generator=torch.Generator().manual_seed(0), dtype=dtype) - 1)
-        params = (weights[:3],) if cell is paragru else {"a": weights[:3], "p": weights[3:]}
+        params = (weights[:3],) if cell is paragru else (weights[:3], weights[3:])
         h0 = torch.zeros((2, 32), dtype=dtype) if cell is paragru else (torch.zeros((2, 32), dtype=dtype),) * 2
         solution = attempt(cell, x, params, h0, method=method)
         expected, last = loop(cell, x, params, h0)
@@ -64,10 +64,10 @@ def test_products_of_jacobians_that_overflow() -> None:
     x = torch.zeros((2, 400, 3))
     x[:, 0] = 1e-3
 
-    def cell(h: Any, x: Any, params: Any) -> Any:
+    def cell(h: Any, x: Any) -> Any:
         return x + torch.where(h.abs() < 1e-2, 0.5 * h, 3 * h.clamp(-5, 5) ** 3)
 
-    solution = solve_recurrence(cell, x, (), torch.full((2, 3), 1e-3), method="newton")
+    solution = solve_recurrence(cell, x, state=torch.full((2, 3), 1e-3), method="newton")
     assert solution.converged.all()
     assert largest_difference(solution.value, loop(cell, x, (), torch.full((2, 3), 1e-3))[0][0]) <= 1e-6
 
@@ -76,10 +76,10 @@ def test_any_jacobian_converges_within_as_many_iterations_as_steps() -> None:
     """After k iterations the first k states are the loop's, whatever the Jacobians."""
     x, params, h0 = CASES["elman"].inputs(3, 6, 4, torch.float64)
 
-    def jacobian(h: Any, x: Any, params: Any) -> Any:
+    def jacobian(h: Any, x: Any, w: Any) -> Any:
         return 3 * torch.cos(1e3 * h)
 
-    solution = solve_recurrence(elman, x, params, h0, jacobian=jacobian, method="newton", damping=0.0)
+    solution = solve_recurrence(elman, x, *params, state=h0, jacobian=jacobian, method="newton", damping=0.0)
     assert not solution.sequential.any()
     assert (solution.steps <= 8).all()
     assert largest_difference(solution.value, loop(elman, x, params, h0)[0][0]) <= 100 * eps(torch.float64)
@@ -108,8 +108,8 @@ def test_nan_and_infinity_stay_in_their_row(method: str) -> None:
 def test_an_overflow_of_the_cell_is_returned(method: str) -> None:
     x = torch.ones((2, 150, 3))
     x[1] = 0
-    solution = attempt(lambda h, x, params: 3 * h + x, x, (), torch.zeros((2, 3)), method=method, throw=False)
-    expected = loop(lambda h, x, params: 3 * h + x, x, (), torch.zeros((2, 3)))[0][0]
+    solution = attempt(lambda h, x: 3 * h + x, x, (), torch.zeros((2, 3)), method=method, throw=False)
+    expected = loop(lambda h, x: 3 * h + x, x, (), torch.zeros((2, 3)))[0][0]
     torch.testing.assert_close(solution.value, expected, rtol=1e-4, atol=0)
     assert solution.converged.tolist() == [False, True]
 
@@ -120,6 +120,6 @@ def test_infinities_are_diverged_and_a_nan_is_nan(method: str) -> None:
     factor = torch.tensor([4.0, -4.0, 0.5, 4.0, 0.5])
     x = torch.stack([factor[:, None].expand(5, 100), torch.ones((5, 100))], 2)
     x[3, 90, 1], x[4, 7, 1] = -torch.inf, torch.nan
-    solution = attempt(lambda h, x, p: x[:, :1] * h + x[:, 1:], x, (), torch.ones((5, 1)), method=method, window=30)
+    solution = attempt(lambda h, x: x[:, :1] * h + x[:, 1:], x, (), torch.ones((5, 1)), method=method, window=30)
     assert solution.reason == ("diverged", "diverged", "converged", "nan", "nan")
     assert solution.value[1].amin() == -torch.inf and solution.value[1].amax() == torch.inf

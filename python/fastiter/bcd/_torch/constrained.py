@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev
 
 from ..._call.iterate import Callback
-from ..._check import type_name
+from ..._check import check_takes, type_name
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import check_tensors, refuse_tangents, refuse_transforms
 from .. import _sketched_newton
@@ -28,9 +28,8 @@ def sketched_newton(
     objective: Callable[..., Tensor],
     constraints: Callable[..., Tensor],
     x0: Tensor,
+    *params: Any,
     multipliers0: Tensor | None = None,
-    *,
-    args: tuple[Any, ...] = (),
     sketch: Literal["kaczmarz", "gaussian"] = "kaczmarz",
     atol: float = 1e-4,
     max_steps: int = 1000,
@@ -43,15 +42,15 @@ def sketched_newton(
     Parameters
     ----------
     objective : callable
-        ``objective(x, *args)`` returns f, a tensor of one number, by operations that torch.func differentiates twice.
+        ``objective(x, *params)`` returns f, a tensor of one number, by operations that torch.func differentiates twice.
     constraints : callable
-        ``constraints(x, *args)`` returns c (k,), in the same way.
+        ``constraints(x, *params)`` returns c (k,), in the same way.
     x0 : Tensor (n,)
         The starting point, float64 on the CPU.
+    *params : object
+        Further arguments of both functions; the solution is differentiable in those that are tensors.
     multipliers0 : Tensor (k,), optional
         The first multipliers, 0 by default.
-    args : tuple
-        Further arguments of both functions; the solution is differentiable in those that are tensors.
     sketch : {"kaczmarz", "gaussian"}
         The method for the linear systems: projections onto single rows, or onto random normal combinations of them.
     atol : float
@@ -69,9 +68,9 @@ def sketched_newton(
     Returns
     -------
     ConstrainedSolution
-        The point and its multipliers, tensors, both differentiable to any order in ``args``, and once in other tensors
-        that the functions read. The error of the derivatives is about that of the point; a smaller ``atol`` makes them
-        more accurate.
+        The point and its multipliers, tensors, both differentiable to any order in ``params``, and once in other
+        tensors that the functions read. The error of the derivatives is about that of the point; a smaller ``atol``
+        makes them more accurate.
 
     Raises
     ------
@@ -98,28 +97,26 @@ def sketched_newton(
     >>> def c(x, radius):
     ...     return (x @ x - radius**2).reshape(1)
     >>> radius = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    >>> x = sketched_newton(f, c, -torch.ones(2, dtype=torch.float64), args=(radius,), atol=1e-9).value
+    >>> x = sketched_newton(f, c, -torch.ones(2, dtype=torch.float64), radius, atol=1e-9).value
     >>> x.sum().backward()
     >>> x.detach().round(decimals=4), radius.grad.round(decimals=4)
     (tensor([-1.4142, -1.4142], dtype=torch.float64), tensor(-1.4142, dtype=torch.float64))
     """
     refuse_transforms(_NAME, "because the number of steps depends on the values")
     for name, f in (("objective", objective), ("constraints", constraints)):
-        if not callable(f):
-            raise TypeError(f"{_NAME}: {name} must be callable, got {type_name(f)}")
-    if not isinstance(args, tuple):
-        raise TypeError(f"{_NAME}: args must be a tuple, got {type_name(args)}")
+        check_takes(_NAME, name, f, "(x, *params)", 1 + len(params), "the first multipliers are given as multipliers0=")
     named = {"x0": x0} | ({} if multipliers0 is None else {"multipliers0": multipliers0})
     check_tensors(_NAME, tuple(named), tuple(named.values()), (torch.float64,), DEVICES)
-    refuse_tangents(_NAME, args)
+    refuse_tangents(_NAME, params)
     first = None if multipliers0 is None else array_of(multipliers0)
-    problem = _Problem(objective, constraints, args)
+    problem = _Problem(objective, constraints, params)
     limits: Any = {"atol": atol, "max_steps": max_steps, "callback": with_tensors(callback), "throw": throw}
+    options: Any = {"multipliers0": first, "sketch": sketch, "rng": rng, **limits}
 
     def call() -> ConstrainedSolution:
         with torch.inference_mode(False), torch.no_grad():
-            arrays = problem.objective, problem.constraints, array_of(x0), first
-            solution = on_tensors(lambda: _sketched_newton.sketched_newton(*arrays, sketch=sketch, rng=rng, **limits))
+            arrays = problem.objective, problem.constraints, array_of(x0)
+            solution = on_tensors(lambda: _sketched_newton.sketched_newton(*arrays, **options))
         return problem.with_gradient(solution)
 
     return graph_break(call)
@@ -128,10 +125,10 @@ def sketched_newton(
 class _Problem:
     """The functions with their derivatives."""
 
-    def __init__(self, objective: Any, constraints: Any, args: tuple[Any, ...]) -> None:
-        self._objective, self._constraints, self._args = objective, constraints, args
-        self._places = [i for i, x in enumerate(args) if isinstance(x, Tensor) and x.is_floating_point()]
-        self._tensors = [args[i] for i in self._places]
+    def __init__(self, objective: Any, constraints: Any, params: tuple[Any, ...]) -> None:
+        self._objective, self._constraints, self._params = objective, constraints, params
+        self._places = [i for i, x in enumerate(params) if isinstance(x, Tensor) and x.is_floating_point()]
+        self._tensors = [params[i] for i in self._places]
 
     def objective(self, x: Any) -> tuple[float, Any, Any]:
         """Return f, its gradient and its second derivatives, as arrays."""
@@ -152,10 +149,10 @@ class _Problem:
         return c.numpy(), jacrev(self._c)(at).numpy(), jacrev(grad(product))(at).numpy()
 
     def _arguments(self, tensors: Sequence[Tensor]) -> list[Any]:
-        args = list(self._args)
+        params = list(self._params)
         for i, x in zip(self._places, tensors, strict=True):
-            args[i] = x
-        return args
+            params[i] = x
+        return params
 
     def _f(self, x: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
         result = self._objective(x, *self._arguments(self._tensors if tensors is None else tensors))

@@ -28,7 +28,7 @@ class Problem:
     """The non-tensor inputs of the gradient; ``find`` determines the structure when the first gradient is computed."""
 
     cell: Cell
-    rebuild: Callable[[Sequence[Tensor]], Any]  # builds params from its tensors
+    rebuild: Callable[[Sequence[Tensor]], tuple[Any, ...]]  # builds params from its tensors
     find: Callable[[], Structure]
     window: int
     parts: tuple[int, int]  # numbers of parts of the state and of x

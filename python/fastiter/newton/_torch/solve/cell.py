@@ -84,7 +84,7 @@ class Cell:
     """The cell (h, x) -> f(h, x): the user's function, its detached parameters, and the layout of its state."""
 
     function: Callable[..., Any]
-    params: Any
+    params: tuple[Any, ...]
     layout: Layout
     dtype: torch.dtype
     single_x: bool
@@ -92,13 +92,10 @@ class Cell:
     def with_run(self, run: int) -> Cell:
         return replace(self, layout=replace(self.layout, run=run))
 
-    def with_params(self, params: Any) -> Cell:
-        return replace(self, params=params)
-
-    def arguments(self, parts: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[Any, Any, Any]:
+    def arguments(self, parts: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[Any, ...]:
         """Return the arguments of the user's functions."""
         h = parts[0] if self.layout.single else tuple(parts)
-        return h, x[0] if self.single_x else tuple(x), self.params
+        return h, x[0] if self.single_x else tuple(x), *self.params
 
     def step(self, parts: Sequence[Tensor], x: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return f for the parts of M states and inputs (M, ...)."""

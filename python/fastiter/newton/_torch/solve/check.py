@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...._backend import BackendError
 from ...._call.iterate import Limits
-from ...._check import check_choice, count, type_name
+from ...._check import check_choice, check_takes, count, type_name
 from ...._torch.ops import FLOATS
 from .cell import WIDEST, Layout
 
@@ -32,10 +32,12 @@ class Request:
     #: Whether atol is that of the limits, not the default
     has_atol: bool
 
-    def checked(self) -> Request:
+    def checked(self, params: tuple[Any, ...]) -> Request:
         """Return the options with its numbers as such; refuse other types and values."""
         check_choice(_NAME, "method", self.method, METHODS)
-        if not callable(self.jacobian):
+        if callable(self.jacobian):
+            check_function("jacobian", self.jacobian, params)
+        else:
             _check_jacobian(self.jacobian)
         window = None if self.window is None else count(_NAME, "window", self.window, 1)
         if self.damping != "auto" and not 0 <= _number("damping", self.damping, "'auto' or a number") < 1:
@@ -43,13 +45,13 @@ class Request:
         return replace(self, window=window, limits=self.limits.checked(_NAME, smallest_max=1))
 
 
-def check_cell_is_function(cell: Any) -> None:
-    if not callable(cell):
-        raise TypeError(f"{_NAME}: cell must be a function of (h, x, params), got {type_name(cell)}")
+def check_function(name: str, function: Any, params: Sequence[Any]) -> None:
+    """Check that a function of the user takes a state, an input and the parameters."""
+    check_takes(_NAME, name, function, "(h, x, *params)", 2 + len(params), "the initial state is given as state=")
 
 
 def _check_jacobian(jacobian: Any) -> None:
-    listed = f"one of {', '.join(map(repr, JACOBIANS))}, ('block', K) or a function of (h, x, params)"
+    listed = f"one of {', '.join(map(repr, JACOBIANS))}, ('block', K) or a function of (h, x, *params)"
     if isinstance(jacobian, (tuple, list)):
         if len(jacobian) != 2 or jacobian[0] != "block":
             raise ValueError(f"{_NAME}: jacobian must be {listed}, got {jacobian!r}")
@@ -137,7 +139,7 @@ def checked_state(state: Any, batch: int) -> tuple[list[Tensor], Layout]:
     return parts, Layout(tuple([tuple(part.shape[1:]) for part in parts]), single)
 
 
-def probed_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any) -> Any:
+def probed_state(function: Any, x: Sequence[Tensor], single_x: bool, params: tuple[Any, ...]) -> Any:
     """Return a zero state, whose shape is found by calling the cell with a one-unit state that broadcasts.
 
     The number of parts is the one for which the cell returns as many parts as it is given.
@@ -152,7 +154,7 @@ def probed_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any
         unit = [torch.zeros((batch, 1), dtype=dtype, device=x[0].device) for _ in range(parts)]
         try:
             with torch.no_grad():
-                state = function(unit[0] if parts == 1 else tuple(unit), x_0, params)
+                state = function(unit[0] if parts == 1 else tuple(unit), x_0, *params)
             if _is_state(state, parts, batch):
                 return torch.zeros_like(state) if parts == 1 else tuple([torch.zeros_like(part) for part in state])
         except Exception as error:

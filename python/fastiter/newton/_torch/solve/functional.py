@@ -1,4 +1,4 @@
-"""Recurrences with any cell, solved for all steps at once: h[t] = cell(h[t-1], x[t], params)."""
+"""Recurrences with any cell, solved for all steps at once: h[t] = cell(h[t-1], x[t], *params)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...._torch.graph_break import graph_break
 from ...._torch.ops import refuse_transforms
 from .backward import Problem, with_gradient
 from .cell import Cell, Structure
-from .check import Request, check_cell_is_function, check_device, check_params, checked_state, checked_x, probed_state
+from .check import Request, check_device, check_function, check_params, checked_state, checked_x, probed_state
 from .newton import Options
 from .probe import check_cell, named_structure
 from .result import RecurrenceSolution
@@ -34,11 +34,10 @@ _TOLERANCE = 64
 
 
 def solve_recurrence(
-    cell: Callable[[Any, Any, Any], Any],
+    cell: Callable[..., Any],
     x: Tensor | Sequence[Tensor],
-    params: Any,
+    *params: Any,
     state: Tensor | Sequence[Tensor] | None = None,
-    *,
     method: Literal["auto", "sequential", "newton", "quasi", "elk"] = "auto",
     jacobian: Any = "auto",
     window: int | None = None,
@@ -49,7 +48,7 @@ def solve_recurrence(
     callback: Callback | None = None,
     throw: bool = False,
 ) -> RecurrenceSolution:
-    """h[t] = cell(h[t-1], x[t], params) for all t at once, by Newton's method, with the loop's result and gradient.
+    """h[t] = cell(h[t-1], x[t], *params) for all t at once, by Newton's method, with the loop's result and gradient.
 
     A loop over time calls the cell T times. Here it is called a few times with all steps as rows of one batch, and its
     result is corrected by scans with its Jacobians until it is a fixed point. Sequences, or windows of them, that do
@@ -58,16 +57,17 @@ def solve_recurrence(
     Parameters
     ----------
     cell : callable
-        The function of one step, ``cell(h, x, params) -> h``. It receives M rows, namely a state (M, ...) and one step
+        The function of one step, ``cell(h, x, *params) -> h``. It receives M rows, namely a state (M, ...) and one step
         of ``x`` (M, ...), and ``params`` unchanged, and returns the next state in the same form. M is B, B times the
         steps of a window, or any other number; rows must be independent of each other, the result must depend only on
         the arguments, and the arguments must not be modified.
     x : Tensor (B, T, ...), or a tuple of these
         The inputs, of any dtype.
-    params : Tensor, or tuples, lists and dicts of these
-        Parameters of all steps: tensors and other values. Tensors that require a gradient must be passed here (for a
-        module: ``dict(module.named_parameters())`` and torch.func.functional_call); a cell that uses others is refused,
-        as their gradient would be lost.
+    *params : object
+        Further arguments of the cell, the same for all steps: tensors, tuples, lists and dicts of tensors, and other
+        values. Tensors that require a gradient must be passed here (for a module: ``dict(module.named_parameters())``
+        as one parameter, and torch.func.functional_call); a cell that uses others is refused, as their gradient would
+        be lost.
     state : Tensor (B, ...), or a tuple of these, optional
         The initial state, (B, ...) in float32 or float64, or a tuple of such for states such as (h, c). By default
         zeros, if the shape can be inferred: called with zeros (B, 1), or up to four of them, the cell must return a
@@ -81,7 +81,7 @@ def solve_recurrence(
         Structure of dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)`` with K
         consecutive units in each block (K / S of each of S parts), ``"block"`` for one unit of each part, ``"dense"``,
         ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that is valid at random states. A function
-        ``(h, x, params)`` returns the Jacobian: a diagonal in the form of h, blocks (M, n / K, K, K) or dense
+        ``(h, x, *params)`` returns the Jacobian: a diagonal in the form of h, blocks (M, n / K, K, K) or dense
         (M, n, n). Without a function, the Jacobian costs one vector-Jacobian product of all steps for each of K
         columns, or for each of n if dense or quasi. A wrong structure costs time, but result and gradient are checked
         and remain correct.
@@ -145,16 +145,16 @@ def solve_recurrence(
     Examples
     --------
     >>> import torch, fastiter.torch
-    >>> def cell(h, x, params):
-    ...     forget = torch.sigmoid(x[..., 0] + params["a"] * h)
+    >>> def cell(h, x, a):
+    ...     forget = torch.sigmoid(x[..., 0] + a * h)
     ...     return forget * h + (1 - forget) * torch.tanh(x[..., 1])
     >>> x, a = torch.randn(4, 300, 8, 2), torch.randn(8, requires_grad=True)
-    >>> solution = fastiter.torch.solve_recurrence(cell, x, {"a": a})
+    >>> solution = fastiter.torch.solve_recurrence(cell, x, a)
     >>> solution.value.shape, solution.method, solution.jacobian
     (torch.Size([4, 300, 8]), 'newton', 'diagonal')
     >>> h = torch.zeros(4, 8)
     >>> for t in range(300):
-    ...     h = cell(h, x[:, t], {"a": a})
+    ...     h = cell(h, x[:, t], a)
     >>> torch.allclose(solution.last, h, atol=1e-5)
     True
     >>> expected, = torch.autograd.grad(h.sum(), a)
@@ -174,7 +174,7 @@ class _Arguments:
     x: list[Tensor]
     single_x: bool
     params: list[Tensor]
-    rebuild: Callable[[Sequence[Tensor]], Any]
+    rebuild: Callable[[Sequence[Tensor]], tuple[Any, ...]]
     first: list[Tensor]
 
     @property
@@ -182,13 +182,13 @@ class _Arguments:
         return [*self.first, *self.x, *self.params]
 
 
-def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> RecurrenceSolution:
+def _solve(function: Any, x: Any, params: tuple[Any, ...], state: Any, request: Request) -> RecurrenceSolution:
     if torch.is_inference_mode_enabled():
         # The Jacobians need autograd graphs, which do not support inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             return _solve(function, x, params, state, request)
-    check_cell_is_function(function)
-    request = request.checked()
+    check_function("cell", function, params)
+    request = request.checked(params)
     arguments, cell = _arguments(function, x, params, state)
     inputs, first = [_plain(part) for part in arguments.x], [_plain(part) for part in arguments.first]
     batch, time = inputs[0].shape[:2]
@@ -234,14 +234,15 @@ def _warn_of_loops(solution: RecurrenceSolution, request: Request) -> None:
     )
 
 
-def _arguments(function: Any, x: Any, params: Any, state: Any) -> tuple[_Arguments, Cell]:
+def _arguments(function: Any, x: Any, params: tuple[Any, ...], state: Any) -> tuple[_Arguments, Cell]:
     inputs, single_x = checked_x(x)
     leaves, spec = pytree.tree_flatten(params)
     check_params(leaves)
 
-    def rebuild(tensors: Sequence[Tensor]) -> Any:
+    def rebuild(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         left = iter(tensors)
-        return pytree.tree_unflatten([next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+        parts = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return pytree.tree_unflatten(parts, spec)  # type: ignore[no-any-return]
 
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     plain = rebuild([_plain(leaf) for leaf in tensors])
