@@ -1,4 +1,4 @@
-// Chooses the algorithm of a fixed-point product: the fastest exact path. docs/quant/fixed.md derives the conditions.
+// Chooses the algorithm of a fixed-point product: the fastest exact path (conditions: docs/quant/fixed_theory.md).
 #pragma once
 #include "quant/cpu/matmul/fixed_kernels.hpp"
 

@@ -1,7 +1,7 @@
 """Matrix products whose accumulator is rounded between terms: a program has a tile and loops over k in order.
 
 x (K, M) and w (K, N) are contiguous, so that each step reads contiguous memory. Sums are rounded once: in floating
-point they are first rounded to odd as doubles (docs/quant/fixed.md), in fixed point they are integers.
+point they are first rounded to odd as doubles (docs/quant/fixed_theory.md), in fixed point they are integers.
 """
 
 from __future__ import annotations

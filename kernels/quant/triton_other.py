@@ -12,7 +12,7 @@ from .triton_rounding import RANDOM_BITS, bits_of, carries, cut, divided, number
 
 @triton.jit
 def posit(x, words, n, es, max_exponent, ROUNDING: tl.constexpr, CODES: tl.constexpr):
-    """Round on the posit's bit string without forming it: see csrc/quant/cpu/posit.cpp and docs/quant/index.md."""
+    """Round on the posit's bit string without forming it: see csrc/quant/cpu/posit.cpp and docs/quant/theory.md."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if x.dtype == tl.float64 else 127
     BITS: tl.constexpr = 64 if x.dtype == tl.float64 else 32

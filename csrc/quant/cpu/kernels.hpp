@@ -1,5 +1,5 @@
 // Rounding of arrays to number formats: arguments of the `quant` kernels, plain data, the same for all instruction
-// sets. docs/quant/index.md has every format; python/fastiter/quant/_formats fills these structures.
+// sets. docs/quant/formats.md has every format; python/fastiter/quant/_formats fills these structures.
 #pragma once
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"

@@ -311,7 +311,7 @@ def _rounding_to(acc: Float) -> _core.quant.FloatAccumulator:
 
 
 def _sums(p: Span, acc: Float, every: int) -> int:
-    """Classify the sums of the accumulator and products; docs/quant/fixed.md has the reasons."""
+    """Classify the sums of the accumulator and products; docs/quant/fixed_theory.md has the reasons."""
     c = span(acc)
     is_nearest = every == 1 and acc.rounding in ("RNE", "RNA") and p.low >= -149 and p.high <= 127
     if is_nearest and p.bits <= c.bits <= 11 and c.bits + p.bits <= 23:

@@ -1,4 +1,4 @@
-"""Specification of fixed-point arithmetic, against hand-computed numbers and the algebra of docs/quant/fixed.md."""
+"""Specification of fixed-point arithmetic, against numbers by hand and the algebra of docs/quant/fixed_theory.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every option that changes a gradient, against finite differences of the surrogate in docs/quant/training.md.
+"""Every option that changes a gradient, against finite differences of the surrogate in docs/quant/training_theory.md.
 
 With v = x / s, r the rounded v and q the number of the format for r, y = q s is differentiated as if
 

@@ -42,7 +42,7 @@ struct FixedCodes {
     int magnitude() const { return width - is_signed; } // |code| is at most 2 to this power
 };
 
-// Algorithm of an integer product; docs/quant/fixed.md says when each is exact.
+// Algorithm of an integer product; docs/quant/fixed_theory.md says when each is exact.
 //   pairs: the exact integer product modulo 2^32, of 16-bit codes in pairs
 //   fused16, fused32: every step in lanes of 16 or 32 bits
 //   lines32, lines64: a line of products, then its assignments: any mode, 32 or 64 bits

@@ -1,5 +1,5 @@
 // c = a b with a small-float accumulator. A sum that T cannot represent is first rounded to odd, so that the second
-// rounding, to the accumulator's format, is correct (docs/quant/fixed.md).
+// rounding, to the accumulator's format, is correct (docs/quant/fixed_theory.md).
 #include "core/cpu/tile.hpp"
 #include "quant/cpu/matmul/float_kernels.hpp"
 #include "quant/cpu/significand.hpp"

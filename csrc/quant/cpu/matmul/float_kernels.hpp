@@ -14,7 +14,7 @@ struct FloatAccumulator {
 };
 
 // Known properties of the sums: none; no sum has more bits than a double; rounding a sum to float first and then to the
-// format gives the same as rounding it once (docs/quant/fixed.md).
+// format gives the same as rounding it once (docs/quant/fixed_theory.md).
 FASTITER_EXPORTED_ENUM(FloatSums, any, exact_in_double, nearest_in_float)
 
 // c (M, N) = a (M, K) b (K, N): c = 0, then for k in order c = round(c + a b) with an exact sum. round is to the

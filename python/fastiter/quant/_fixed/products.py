@@ -31,7 +31,7 @@ def fixed_matmul(
     """c[m, n] = bias[m, n], then c[m, n] = acc(c[m, n] + a[m, k] b[k, n]) for k = 0, 1, 2, ... in this order.
 
     acc(.) is the assignment to that format: rounding, then overflow, after every addition. All arithmetic is on
-    integers; shortcuts are taken only where they give the same bits (docs/quant/fixed.md).
+    integers; shortcuts are taken only where they give the same bits (docs/quant/fixed_theory.md).
 
     Parameters
     ----------

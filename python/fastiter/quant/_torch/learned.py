@@ -83,7 +83,7 @@ def round_fixed(
 
     References
     ----------
-    QFX, arXiv 2401.17544; the gradient is derived in docs/quant/training.md.
+    QFX, arXiv 2401.17544; the gradient is derived in docs/quant/training_theory.md.
 
     Examples
     --------
