@@ -1,5 +1,5 @@
 // The prefix of every .cu in this folder, after device.cuh: the cells for one unit, forward and backward, and the
-// addresses of a step's data. docs/rnn/index.md has the equations.
+// addresses of a step's data. docs/rnn/theory.md has the equations.
 //
 // Defines: ELEMENT, the storage type: float, double, BFloat16 or Half. Arithmetic, the states other than h, saved
 // values, and the gradients of the final and initial states are in Real. CELL, the cell's number in fastiter._rnn.

@@ -1,5 +1,5 @@
 // The prefix of the kernels that run all steps in one launch, after cells.cuh: a block's share of the units and of r,
-// its products, and the exchange of vectors between the blocks of a head. docs/rnn/index.md, "On a GPU", explains the
+// its products, and the exchange of vectors between the blocks of a head. docs/rnn/theory.md, "On a GPU", explains the
 // division of work.
 //
 // A block computes UNITS units of a head for COLUMNS x 8 rows of the batch. Its rows of r are all gates of its units,

@@ -3,7 +3,7 @@
 ``D`` is the width rounded up to a power of two, ``ROWS`` the tile of rows; the batch, the time and the strides are
 runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, otherwise it reads ``TERMS`` rows
 of each gate at a time. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM.
-Steps are dense; see fastiter.rnn._torch._gpu.kernels. docs/rnn/index.md has the equations.
+Steps are dense; see fastiter.rnn._torch._gpu.kernels. docs/rnn/theory.md has the equations.
 """
 
 import triton

@@ -90,7 +90,7 @@ SPELT = {"Qwen3-Next": "Qwen3Next", "Qwen3.5": "Qwen3_5", "Qwen3.5-MoE": "Qwen3_
 
 
 def test_the_table_is_that_of_the_documentation() -> None:
-    text = (Path(__file__).parents[2] / "docs/accelerate/index.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/accelerate/models.md").read_text()
     assert f"\n\n{models.table()}\n\n" in text
 
 

@@ -16,7 +16,7 @@ from transformers.utils import import_utils  # noqa: E402
 
 from tests.accelerate.models import make  # noqa: E402
 
-PAGE = Path(__file__).parents[2] / "docs/accelerate/index.md"
+PAGE = Path(__file__).parents[2] / "docs/accelerate/models.md"
 FALLBACK = "use_kernel_func_from_hub_with_fallback"
 
 

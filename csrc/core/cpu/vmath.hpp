@@ -1,5 +1,5 @@
 // Vectorised exp, sigmoid, tanh, log(sigmoid) and softplus, correct over the whole range, including denormal results,
-// infinities and NaN. docs/rnn/index.md has the table of their largest errors, tested on every instruction set against a
+// infinities and NaN. docs/rnn/theory.md has the table of their largest errors, tested on every instruction set against a
 // higher precision.
 #pragma once
 #include "core/cpu/simd.hpp"

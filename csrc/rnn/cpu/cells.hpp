@@ -12,7 +12,7 @@
 //
 // needs_before, needs_now: which states prepare and backward read, before and after the step; own_dp: dp is written,
 // otherwise it equals dx; reads_h: forward reads h' itself, not only through p. The LSTM's gates i, f, g, o are in
-// torch's order; docs/rnn/index.md has the derivations.
+// torch's order; docs/rnn/theory.md has the derivations.
 #pragma once
 #include "core/cpu/vmath.hpp"
 #include "rnn/cpu/kernels.hpp"

@@ -299,7 +299,7 @@ def test_a_step_without_a_state_under_another_default_dtype():
 @pytest.mark.parametrize("layout", ["time", "packed"])
 @every_kind
 def test_dtypes_of_results_under_autocast(kind, layout):
-    """As docs/rnn/index.md says, for any layout; torch's LSTM has float32 for packed float32, and c with proj_size."""
+    """As docs/rnn/theory.md says, for any layout; torch's LSTM has float32 for packed float32, and c with proj_size."""
     module = make(ours, kind, dtype=F32)
     for x_dtype, hx_dtype in ((F32, None), (BF16, None), (F32, F32), (BF16, F32), (F32, BF16)):
         states = None if hx_dtype is None else make_states(module, B, hx_dtype)

@@ -39,7 +39,7 @@ def test_cells(dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def test_replaced_cells_round_where_tirex_does() -> None:
-    """More than 98% of the numbers have the same bits, at the size that docs/rnn/index.md names."""
+    """More than 98% of the numbers have the same bits, at the size that docs/rnn/details.md names."""
     theirs, x = cell_of(512, 4), randn(16, 18, 2048, dtype=torch.float32)
     ours = copy.deepcopy(theirs)
     assert list(report_of(replace, ours).replaced) == [""]

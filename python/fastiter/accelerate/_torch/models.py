@@ -1,4 +1,4 @@
-"""The models whose recurrences the rules replace, and their table in the documentation, docs/accelerate/index.md."""
+"""The models whose recurrences the rules replace, and their table in the documentation, docs/accelerate/models.md."""
 
 from __future__ import annotations
 

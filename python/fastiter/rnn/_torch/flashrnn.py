@@ -95,7 +95,7 @@ def flashrnn(
 
     References
     ----------
-    Poeppel, Beck and Hochreiter, FlashRNN, 2024; docs/rnn/index.md lists the differences.
+    Poeppel, Beck and Hochreiter, FlashRNN, 2024; docs/rnn/details.md lists the differences.
 
     Examples
     --------
