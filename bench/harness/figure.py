@@ -80,7 +80,7 @@ def where(**chosen: str) -> Measure:
 
 def fastest(records: Sequence[Record]) -> list[float]:
     """For records of one peer each: the fastest peer of each task."""
-    by_work = defaultdict(list)
+    by_work: dict[str, list[float]] = defaultdict(list)
     for record in records:
         by_work[record["work"]] += each([record])
     return [min(ratios) for ratios in by_work.values()]
@@ -95,7 +95,7 @@ def models(mode: str = "") -> Measure:
     """For whole models, named by class and width: the geometric mean over the sizes of each class."""
 
     def measure(records: Sequence[Record]) -> list[float]:
-        by_model = defaultdict(list)
+        by_model: dict[str, list[float]] = defaultdict(list)
         for record in records:
             name = re.match(r"(\w+) \d+(, T .*|, after .*|$)", record["work"])
             if name and record.get("mode", mode) == mode:
