@@ -2,7 +2,9 @@
 
 The cell is a leaky unit with fatigue: the more active it has been, the less of its input it lets through. No library
 has a compiled version of it, so the alternative is a Python loop. Its state has two parts, which are coupled unit by
-unit; the 2 x 2 block structure of its Jacobian is detected automatically.
+unit; the 2 x 2 block structure of its Jacobian is detected automatically. The Lyapunov exponent in the output is the
+mean logarithm of the factor by which a step amplifies small differences: below 0 the cell forgets, and Newton's method
+needs few iterations.
 
     python examples/custom_cell.py            # 3 to 30 seconds; writes custom_cell.png next to this file
     python examples/custom_cell.py --help

@@ -1,5 +1,12 @@
 """A slippery grid world solved by four methods: sweeps, seconds and errors, and a figure of values and policy.
 
+Each step costs 1 until the last corner; a move turns to the left or to the right with a probability of 0.1 each. The
+first two methods update values in place, so that the order of the states matters: outwards from the goal is best. The
+error is the largest distance from values within 1e-9 of the exact ones, and at most half the width of the bounds.
+
+    python examples/mdp_gridworld.py            # 3 to 30 seconds; writes mdp_gridworld.png next to this file
+    python examples/mdp_gridworld.py --help
+
 :Starts from: a decision
 """
 
@@ -52,7 +59,7 @@ def draw(n: int, solutions: dict[str, mdp.MDPSolution], path: Path) -> None:
     left.set_title("values, -1 a step until the corner, and policy")
     for name, solution in solutions.items():
         solution.plot_history(right, label=name)
-    right.set(ylabel="width of the bounds", title="until the bounds are close")
+    right.set(xscale="log", ylabel="width of the bounds", title="until the bounds are close")
     save(figure, path)
 
 
