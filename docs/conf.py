@@ -13,6 +13,7 @@ import fastiter
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from gallery_sources import GROUPS, table_of_papers, write_sources  # noqa: E402 (in this folder)
+from thumbnails import write_thumbnail  # noqa: E402 (in this folder)
 
 project = "fastiter"
 author = "The fastiter developers"
@@ -25,6 +26,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "sphinx-mathjax-offline",
 ]
@@ -55,13 +57,14 @@ autodoc_typehints = "none"  # the Parameters sections describe types in words
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
-GALLERY_SOURCES = HERE.parent / "build" / "gallery_sources"
+GALLERY_SOURCES, THUMBNAILS = (HERE.parent / "build" / name for name in ("gallery_sources", "thumbnails"))
 sphinx_gallery_conf = {
     "examples_dirs": str(GALLERY_SOURCES),
     "gallery_dirs": "gallery",
     "plot_gallery": False,  # the examples take minutes to run
     "subsection_order": [os.path.relpath(GALLERY_SOURCES / folder, HERE) for folder, *_ in GROUPS.values()],
     "within_subsection_order": "FileNameSortKey",
+    "thumbnail_size": (400, 280),  # twice the size on the page, for screens with many pixels
     "backreferences_dir": "api/examples",
     "doc_module": ("fastiter",),
     "image_scrapers": (),
@@ -165,8 +168,11 @@ def escape(app: object, what: str, name: str, obj: object, options: object, line
 def prepare(app, config) -> None:
     """Write the API pages and the gallery's programs before Sphinx collects pages, and find other sites."""
     write_api()
-    examples, gallery = HERE.parent / "examples", HERE / "gallery"
-    write_sources(examples, HERE / "images" / "gallery", GALLERY_SOURCES)
+    examples, gallery, figures = HERE.parent / "examples", HERE / "gallery", HERE / "images" / "gallery"
+    THUMBNAILS.mkdir(parents=True, exist_ok=True)
+    for figure in figures.glob("*.png"):
+        write_thumbnail(figure, THUMBNAILS / figure.name)
+    write_sources(examples, figures, os.path.relpath(THUMBNAILS, HERE), GALLERY_SOURCES)
     gallery.mkdir(exist_ok=True)
     (gallery / "papers.rst").write_text(table_of_papers(examples))
     for name, (url, packages) in OTHER_SITES.items():

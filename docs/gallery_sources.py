@@ -1,8 +1,9 @@
-"""Copies of the examples for sphinx-gallery, each with a title and the figure of the same name in docs/images/gallery.
+"""Copies of the examples for sphinx-gallery, each with a title, a short program, and the figure of the same name.
 
 Examples take minutes, so none runs when the site is built. The figures on the site are drawn by
-`python examples/NAME.py --figure docs/images/gallery/NAME.png`. The gallery is grouped by the field `:Starts from:` of
-the docstrings, and its table of papers has their fields `:Paper:`, `:Shows:` and `:Does not show:`.
+`python examples/NAME.py --figure docs/images/gallery/NAME.png`. The short program on top of a page is
+examples/short/NAME.py, which needs no other file and which a test runs. The gallery is grouped by the field
+`:Starts from:` of the docstrings, and its table of papers has their fields `:Paper:`, `:Shows:` and `:Does not show:`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 
 HEADER = """
 Gallery
+=======
 
-Single-file programs from the folder ``examples`` of the repository, with the figures that they draw. Each takes
-seconds to minutes on two cores; ``--help`` lists the options. Those of ``examples/papers`` reproduce published results:
-:doc:`a table of the papers </gallery/papers>` says which. They import ``_script.py``, and ``_paper.py`` in addition;
-keep a downloaded program and these two files in one folder.
+Programs to start from, by what you have. On top of a page is a short program to copy, if the example has one; then
+follow the figure and the whole program, which takes seconds to minutes on two cores and whose options ``--help`` lists.
+A whole program imports modules of its folder: its page has links to all files, to keep in one folder. Those of
+``examples/papers`` reproduce published results: :doc:`a table of the papers </gallery/papers>` says which.
 
 .. toctree::
    :hidden:
@@ -108,6 +110,23 @@ class Program:
         """The folder of the gallery."""
         return GROUPS[self.fields["Starts from"]][0]
 
+    @property
+    def short(self) -> Path | None:
+        """The short program on top of the page."""
+        folder = self.path.parent.parent if self.path.parent.name == "papers" else self.path.parent
+        return found if (found := folder / "short" / self.path.name).exists() else None
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The file and the modules of the examples that it imports, directly or not."""
+        found = [self.path]
+        for file in found:  # which grows
+            for name in re.findall(r"^ *from (_[a-z]\w*) import", file.read_text(), flags=re.MULTILINE):
+                places = (folder / f"{name}.py" for folder in (file.parent, file.parent.parent))
+                module = next(place for place in places if place.exists())
+                found += [] if module in found else [module]
+        return found
+
 
 def programs(examples: Path) -> list[Program]:
     """Return the programs in the folder of the examples and in its folder papers."""
@@ -115,13 +134,15 @@ def programs(examples: Path) -> list[Program]:
     return [program for path in paths if "__name__ ==" in (program := Program(path)).source and path.name[0] != "_"]
 
 
-def write_sources(examples: Path, images: Path, to: Path) -> None:
+def write_sources(examples: Path, images: Path, thumbnails: str, to: Path) -> None:
     """Write a copy of each example that is a program into the folder of its group.
 
     Parameters
     ----------
     examples, images, to : Path
         The folders of the examples, of their figures, and of the copies; the last one is emptied first.
+    thumbnails : str
+        The folder of the thumbnails, relative to that of Sphinx's settings.
     """
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
@@ -130,7 +151,8 @@ def write_sources(examples: Path, images: Path, to: Path) -> None:
         (to / folder).mkdir()
         (to / folder / "README.rst").write_text(f"{title}\n{'-' * len(title)}\n\n{sentence}\n")
     for program in programs(examples):
-        (to / program.group / program.path.name).write_text(_copy(program, images / f"{program.path.stem}.png"))
+        copy = _copy(program, examples, images / f"{program.path.stem}.png", thumbnails)
+        (to / program.group / program.path.name).write_text(copy)
 
 
 def table_of_papers(examples: Path) -> str:
@@ -158,21 +180,43 @@ Each file of ``examples/papers`` reproduces the core of a paper at a size that t
      - what it does not show"""[1:]
 
 
-def _copy(program: Program, figure: Path) -> str:
-    """Return the source with a docstring that starts with a title and ends with the figure, if there is one."""
-    blocks = [program.title, "=" * len(program.title), "", *map(_block, program.docstring.split("\n\n"))]
-    if figure.exists():
-        blocks.append(f".. image:: /images/gallery/{figure.name}\n   :alt: The figure that {program.path.name} draws")
+def _copy(program: Program, examples: Path, figure: Path, thumbnails: str) -> str:
+    """Return the source with a docstring that starts with a title and has the short program, figure and downloads."""
+    first, *others = map(_block, program.docstring.split("\n\n"))
+    blocks = [program.title, "=" * len(program.title), "", first, *_short(program)]
+    blocks.append(f".. image:: /images/gallery/{figure.name}\n   :alt: The figure that {program.path.name} draws\n")
+    blocks += [*others, "The whole program", "-----------------", "", _downloads(program, examples)]
     rest = program.source.split("\n")[ast.parse(program.source).body[0].end_lineno or 0 :]
-    thumbnail = f"# sphinx_gallery_thumbnail_path = 'images/gallery/{figure.name}'" if figure.exists() else ""
+    thumbnail = f"# sphinx_gallery_thumbnail_path = '{thumbnails}/{figure.name}'"
     return "\n".join(['r"""', *blocks, '"""', *rest, thumbnail]).rstrip() + "\n"
 
 
+def _short(program: Program) -> list[str]:
+    """Return the docstring of the short program, and the program without it, as paragraphs."""
+    if program.short is None:
+        return []
+    source = program.short.read_text()
+    tree = ast.parse(source)
+    said = _escaped(ast.get_docstring(tree) or "")
+    code = "\n".join(source.split("\n")[tree.body[0].end_lineno or 0 :]).strip()
+    block = f".. code-block:: python\n\n{textwrap.indent(code, '   ')}\n"
+    return [f"**In short:** {said[:1].lower()}{said[1:]}\n", block]
+
+
+def _downloads(program: Program, examples: Path) -> str:
+    """Return links to the files that the program needs."""
+    own, *modules = (f":download:`{file.name} </../{file.relative_to(examples.parent)}>`" for file in program.files)
+    together = f" and what it imports, {', '.join(modules)}: keep them in one folder" if modules else ""
+    return f"Download {own}{together}.\n"
+
+
 def _block(paragraph: str) -> str:
-    """Return a paragraph, as a code block if it is indented, as commands are."""
-    if all(line.startswith("    ") for line in paragraph.split("\n")):
-        return ".. code-block:: shell\n\n" + textwrap.indent(textwrap.dedent(paragraph), "   ") + "\n"
-    return _escaped(paragraph) + "\n"
+    """Return a paragraph, as a code block if it is indented, as commands and equations are."""
+    if not all(line.startswith("    ") for line in paragraph.split("\n")):
+        return _escaped(paragraph) + "\n"
+    code = textwrap.dedent(paragraph)
+    language = "shell" if re.match(r"python |torchrun ", code) else "text"
+    return f".. code-block:: {language}\n\n" + textwrap.indent(code, "   ") + "\n"
 
 
 def _escaped(text: str) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 #: Packages that most examples import
@@ -44,6 +46,21 @@ def run_script(script: Path | str, *arguments: str, **environment: str) -> str:
             process.join()
         assert process.exitcode == 0, Path(errors.name).read_text()
         return Path(output.name).read_text()
+
+
+def run_on_two_ranks(script: Path, *arguments: str) -> str:
+    """Run a program in two processes with the environment that torchrun gives them; return what rank 0 prints."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def one(rank: str) -> str:
+        return run_script(script, *arguments, **group, RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS="1")
+
+    with ThreadPoolExecutor(2) as pool:
+        first, _ = pool.map(one, "01")
+    return first
 
 
 def _main(

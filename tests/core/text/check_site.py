@@ -1,8 +1,9 @@
 """python tests/core/text/check_site.py [FOLDER]: opens every page of the built site in Chromium, wide and on a phone.
 
-Not a test module: `make check-site` runs it on what `make docs` has built. It reports errors in the console, broken
-links and anchors within the site, and tables, formulas, code and pictures that overflow the window without their own
-scroll bar. Requests to other sites are blocked, so resources that the pages need from them are reported, too.
+Not a test module: `make check-site` runs it on what `make docs` has built. It reports errors in the console, pages
+without a title, links without a text, broken links and anchors within the site, tables that are wider than the column
+of text in the wide window, and tables, formulas, code and pictures that overflow the window without their own scroll
+bar. Requests to other sites are blocked, so resources that the pages need from them are reported, too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 #: Pages that Sphinx generates for itself
 OWN = ("genindex.html", "py-modindex.html", "search.html")
 
-#: Links, anchors, and elements that overflow the window while no ancestor scrolls or clips them
+#: Sphinx's name for a page without a title
+NO_TITLE = "<no title>"
+
+#: Title, links, anchors, tables that scroll, and elements that overflow the window while no ancestor scrolls or clips
 LOOK = """() => {
   const width = document.documentElement.clientWidth;
   const scrolls = (e) => {
@@ -40,10 +44,18 @@ LOOK = """() => {
   const all = document.documentElement.scrollWidth;
   if (all > width + 1) wide.push(`the page is ${all} pixels wide`);
   const named = [...document.querySelectorAll('[id], a[name]')];
+  const links = [...document.querySelectorAll('a[href]')];
+  const says = (e) => [e.textContent, e.title, e.ariaLabel, ...[...e.querySelectorAll('img')].map((i) => i.alt)];
+  const scrolling = (e) => [e, e.parentElement].some((each) => each.scrollWidth > each.clientWidth + 1);
+  const start = (e) => e.textContent.trim().replace(/\\s+/g, ' ').slice(0, 60);
   return {
     wide,
+    title: document.title,
+    text: [...document.querySelectorAll('h1, nav, a')].map((e) => e.textContent).join('\\n'),
+    tables: [...document.querySelectorAll('article table')].filter(scrolling).map(start),
     ids: named.flatMap((e) => [e.id, e.getAttribute('name')]).filter(Boolean),
-    links: [...document.querySelectorAll('a[href]')].map((e) => e.href),
+    links: links.map((e) => e.href),
+    unnamed: links.filter((e) => !says(e).some((text) => text && text.trim())).map((e) => e.getAttribute('href')),
   };
 }"""
 
@@ -87,6 +99,16 @@ def visit(browser: Any, pages: list[Path]) -> Iterator[tuple[Path, str, dict[str
         tab.close()
 
 
+def faults_of(seen: dict[str, Any], window: str) -> Iterator[str]:
+    """Yield what is wrong with what a page shows in a window."""
+    if NO_TITLE in f"{seen['title']}\n{seen['text']}" or not seen["title"].strip():
+        yield f"a title is missing, on the page or in a link to one: {seen['title']!r}"
+    yield from (f"the link to {link} has no text" for link in seen["unnamed"])
+    yield from seen["wide"]
+    if window == "wide":
+        yield from (f"a table is wider than the text: {table}" for table in seen["tables"])
+
+
 def dead_links(site: Path, found: dict[Path, dict[str, Any]]) -> Iterator[str]:
     """Yield links to files that are not in the site, and to anchors that the page does not have."""
     anchors = {page.as_uri(): {*seen["ids"], "", "top"} for page, seen in found.items()}
@@ -116,7 +138,7 @@ def main() -> int:
         browser = browser_of(playwright)
         for page, window, seen, errors in visit(browser, pages):
             found[page] = seen
-            faults += [f"{page.relative_to(site)}, {window}: {fault}" for fault in (*errors, *seen["wide"])]
+            faults += [f"{page.relative_to(site)}, {window}: {fault}" for fault in (*errors, *faults_of(seen, window))]
         browser.close()
     faults += dead_links(site, found)
     print("\n".join(faults), end="\n" if faults else "")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
-import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.scripts import run_script
+from tests.support.scripts import run_on_two_ranks, run_script
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
@@ -84,24 +82,11 @@ def test_the_fallback_mamba_of_char_lm_is_accelerated(monkeypatch: pytest.Monkey
     torch.testing.assert_close(*gradients)
 
 
-def run_on_two_ranks(script: str, *arguments: str) -> str:
-    """Run a program in two processes with the environment that torchrun gives them; return what rank 0 prints."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-    def one(rank: str) -> str:
-        return run(script, *arguments, **group, RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS="1")
-
-    with ThreadPoolExecutor(2) as pool:
-        first, _ = pool.map(one, "01")
-    return first
-
-
-def test_sequence_parallel() -> None:
+def test_sequence_parallel(tmp_path: Path) -> None:
     """Two processes give the same numbers as one."""
-    output = run_on_two_ranks("sequence_parallel.py", "--quick")
+    figure = tmp_path / "sequence_parallel.png"
+    output = run_on_two_ranks(EXAMPLES / "sequence_parallel.py", "--quick", "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG")
     off = re.findall(r"^(?:linear|delta)_scan: 512 steps, .* off by (\S+)$", output, re.MULTILINE)
     assert len(off) == 2 and all(float(number) < 1e-4 for number in off)
     assert re.search(r"^a message takes \d+ us and \S+ ns a byte$", output, re.MULTILINE)
@@ -110,7 +95,7 @@ def test_sequence_parallel() -> None:
 def test_distributed_poisson(tmp_path: Path) -> None:
     """Two processes solve the system that SciPy solves in one."""
     figure = tmp_path / "poisson.png"
-    output = run_on_two_ranks("distributed_poisson.py", "--quick", "--figure", str(figure))
+    output = run_on_two_ranks(EXAMPLES / "distributed_poisson.py", "--quick", "--figure", str(figure))
     assert figure.read_bytes().startswith(b"\x89PNG")
     steps = dict(re.findall(r"^(\S.*): (\d+) steps, ", output, re.MULTILINE))
     assert list(steps) == ["CG", "Chebyshev, block Jacobi", "CG, block Jacobi", "SciPy's CG, one process"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.gallery_sources import GROUPS, Program, programs, table_of_papers, write_sources
+from docs.gallery_sources import GROUPS, Program, programs
 from tests.support.scripts import run_script
 
 pytest.importorskip("torch")
@@ -101,17 +101,6 @@ def test_stated_times_are_ranges() -> None:
     assert wrong == []
     rule = (EXAMPLES / "papers" / "README.md").read_text()
     assert all(f"| {each} |" in rule for each in TIMES)
-
-
-def test_the_gallery_is_valid(tmp_path: Path) -> None:
-    """The docstrings of its programs, with title and figure, and its table of papers are reStructuredText."""
-    core, roles = pytest.importorskip("docutils.core"), pytest.importorskip("docutils.parsers.rst.roles")
-    roles.register_generic_role("doc", pytest.importorskip("docutils.nodes").inline)
-    write_sources(EXAMPLES, EXAMPLES.parent / "docs" / "images" / "gallery", tmp_path)
-    texts = {path.stem: ast.get_docstring(ast.parse(path.read_text())) or "" for path in tmp_path.rglob("*.py")}
-    assert len(texts) == len(programs(EXAMPLES))
-    for name, text in {**texts, "papers": table_of_papers(EXAMPLES)}.items():
-        core.publish_doctree(text, source_path=name, settings_overrides={"halt_level": 2, "report_level": 5})
 
 
 def test_examples_to_start_from_are_ten() -> None:
