@@ -81,7 +81,7 @@ docs: $(VENV)/.docs
 	$(python) -m sphinx -W -E docs build/docs
 
 check-site: docs $(VENV)/.site
-	$(python) tests/core/text/check_site.py $(ARGS)
+	$(python) -m tests.core.text.check_site $(ARGS)
 
 # The tests compile one variant of each kernel for one architecture.
 check-kernels: $(VENV)/.test

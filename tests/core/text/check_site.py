@@ -1,9 +1,10 @@
-"""python tests/core/text/check_site.py [FOLDER]: opens every page of the built site in Chromium, wide and on a phone.
+"""python -m tests.core.text.check_site [FOLDER]: opens every page of the built site in Chromium, wide and on a phone.
 
 Not a test module: `make check-site` runs it on what `make docs` has built. It reports errors in the console, pages
 without a title, links without a text, broken links and anchors within the site, tables that are wider than the column
 of text in the wide window, and tables, formulas, code and pictures that overflow the window without their own scroll
-bar. Requests to other sites are blocked, so resources that the pages need from them are reported, too.
+bar. Requests to other sites are blocked, so resources that the pages need from them are reported, too. Before that, and
+without a browser, it asks the search the questions of site_search.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
+
+from tests.core.text.site_search import wrong_answers
 
 ROOT = Path(__file__).parents[3]
 WIDTHS = {"wide": 1280, "phone": 390}
@@ -131,7 +134,7 @@ def main() -> int:
     pages = sorted(page for page in site.rglob("*.html") if "_static" not in page.parts and page.name not in OWN)
     if not pages:
         sys.exit(f"check_site: folder must have the built site, got no pages in {site}; run make docs first")
-    faults, found = [], {}
+    faults, found = list(wrong_answers(site)), {}
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
