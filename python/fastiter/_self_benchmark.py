@@ -17,7 +17,7 @@ import numpy as np
 import fastiter
 
 _SECONDS = 1.0  # for a pair of calls, which alternate
-_RTOL = 1e-8  # of iterations in float64
+_RTOL = 1e-8  # tolerance of iterations in float64
 _FLOAT32 = 1e3 * float(np.finfo(np.float32).eps)  # for sums of up to thousands of products in float32
 _Call = Callable[[], Any]
 
