@@ -147,6 +147,28 @@ def test_a_path(ax: Any) -> None:
     assert ax.xaxis.get_inverted()
 
 
+def test_a_path_of_tensors(ax: Any) -> None:
+    torch = pytest.importorskip("torch")
+    from fastiter.torch.bcd import lasso_path
+
+    b = torch.tensor([3.0, 0.0, 1.0], requires_grad=True)
+    path = lasso_path(torch.eye(3), b, torch.tensor([2.0, 0.5]))
+    assert path.value.requires_grad
+    path.plot(ax)
+    assert {name: y.tolist() for name, (_, y) in curves(ax).items()} == {"x[0]": [1, 2.5], "x[2]": [0, 0.5]}
+
+
+def test_a_grid_of_tensors(ax: Any) -> None:
+    torch = pytest.importorskip("torch")
+    from fastiter.torch.mdp import solve
+
+    P = torch.eye(4, dtype=torch.float64)[:, None]
+    found = solve(P, torch.arange(4.0, dtype=torch.float64, requires_grad=True)[:, None], 0.5)
+    found.plot_grid((2, 2), moves=[(0, 1)], ax=ax)
+    np.testing.assert_array_equal(ax.images[0].get_array(), found.value.detach().numpy().reshape(2, 2))
+    assert len(arrows(ax)) == 4
+
+
 def test_a_path_that_a_callback_has_ended(ax: Any) -> None:
     path = bcd.lasso_path(np.eye(2), np.array([3.0, 1.0]), [2.0, 1.0, 0.5], callback=lambda progress: True)
     assert path.reason[1:] == ("callback", "callback")

@@ -12,7 +12,7 @@ from .. import _core
 from .._array_like import as_array
 from .._call.iterate import Callback, Limits, Progress
 from .._check import check_array, check_flag, positive
-from .._plot import axes_of, draw_path
+from .._plot import axes_of, draw_path, numbers
 from .._solution import Solution, judged
 from ._arguments import vector
 from ._data import Data
@@ -89,7 +89,7 @@ class LassoPath(Solution):
             If matplotlib is not installed.
         """
         solved = np.array([reason != "callback" for reason in self.reason], np.bool_)
-        return draw_path(self.l1[solved], self.value[solved], axes_of("plot", ax))
+        return draw_path(numbers(self.l1)[solved], numbers(self.value)[solved], axes_of("plot", ax))
 
     def _failure(self) -> str | None:
         failed = [reason not in ("converged", "callback") for reason in self.reason]
