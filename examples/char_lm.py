@@ -9,7 +9,7 @@ computes step by step in Python and is so slow that it makes only a few steps.
 At first their losses agree to rounding; training amplifies rounding errors, so that after some hundred steps they agree
 to a hundredth of a bit, as do two runs of torch.nn whose initial weights differ in the last bits.
 
-    python examples/char_lm.py            # 20 seconds to 3 minutes; writes char_lm.png next to this file
+    python examples/char_lm.py            # 20 seconds to 6 minutes; writes char_lm.png next to this file
     python examples/char_lm.py --help
 
 :Starts from: a training run

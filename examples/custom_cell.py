@@ -6,7 +6,7 @@ unit; the 2 x 2 block structure of its Jacobian is detected automatically. The L
 mean logarithm of the factor by which a step amplifies small differences: below 0 the cell forgets, and Newton's method
 needs few iterations.
 
-    python examples/custom_cell.py            # 3 to 30 seconds; writes custom_cell.png next to this file
+    python examples/custom_cell.py            # 3 to 60 seconds; writes custom_cell.png next to this file
     python examples/custom_cell.py --help
 
 :Starts from: a map

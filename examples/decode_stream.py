@@ -6,7 +6,7 @@ call and read weights of 32, 8 or 4 bits. Each text is then checked by transform
 numbers that the packed weights stand for: at every place, the token must have the largest logit, up to rounding. The
 last column of the output has the largest difference from it, relative to it. The program takes 6 GB of memory.
 
-    python examples/decode_stream.py            # 20 seconds to 3 minutes; writes decode_stream.png next to this file
+    python examples/decode_stream.py            # 20 seconds to 6 minutes; writes decode_stream.png next to this file
     python examples/decode_stream.py --help
 
 :Starts from: a model

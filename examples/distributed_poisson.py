@@ -3,7 +3,7 @@
 Each process has a strip of the grid. A product with the matrix exchanges one line of points with each neighbour while
 the inner points are computed; a step of conjugate gradients also needs one reduction of a few numbers.
 
-    torchrun --nproc-per-node 2 examples/distributed_poisson.py            # 3 to 30 seconds
+    torchrun --nproc-per-node 2 examples/distributed_poisson.py            # 3 to 60 seconds
     torchrun --nproc-per-node 2 examples/distributed_poisson.py --help
 
 The problem is -Laplace u = 1 on the unit square with u = 0 on its edge, by the 5-point stencil. Needs scipy and

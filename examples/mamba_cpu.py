@@ -5,7 +5,7 @@ transformers' MambaForCausalLM start from the same weights and see the same batc
 take turns, and their losses agree to rounding. The other one makes only a few steps, because it is slow: transformers
 computes the recurrence step by step, and its gradient in a time that is quadratic in the length.
 
-    python examples/mamba_cpu.py            # 20 seconds to 3 minutes; writes mamba_cpu.png next to this file
+    python examples/mamba_cpu.py            # 20 seconds to 6 minutes; writes mamba_cpu.png next to this file
     python examples/mamba_cpu.py --help
 
 :Starts from: a model

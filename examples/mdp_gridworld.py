@@ -4,7 +4,7 @@ Each step costs 1 until the last corner; a move turns to the left or to the righ
 first two methods update values in place, so that the order of the states matters: outwards from the goal is best. The
 error is the largest distance from values within 1e-9 of the exact ones, and at most half the width of the bounds.
 
-    python examples/mdp_gridworld.py            # 3 to 30 seconds; writes mdp_gridworld.png next to this file
+    python examples/mdp_gridworld.py            # 3 to 60 seconds; writes mdp_gridworld.png next to this file
     python examples/mdp_gridworld.py --help
 
 :Starts from: a decision

@@ -4,7 +4,7 @@ The model is an ordinary tagger: an embedding, a bidirectional LSTM of two layer
 linear layer. Its recurrent layers are replaced in place, with the same parameters; the outputs are compared, and
 prediction and training are timed with torch's layers and with fastiter's, in turns.
 
-    python examples/replace_lstm.py            # 3 to 30 seconds; writes replace_lstm.png next to this file
+    python examples/replace_lstm.py            # 3 to 60 seconds; writes replace_lstm.png next to this file
     python examples/replace_lstm.py --help
 
 :Starts from: a model

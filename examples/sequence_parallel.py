@@ -5,7 +5,7 @@ process, so that all are busy after a few chunks; only states are sent, whose si
 length. The script checks that the results equal those of one process, and measures both and the cost of messages. The
 figure shows the bytes that are sent for shorter and longer sequences.
 
-    torchrun --nproc-per-node 2 examples/sequence_parallel.py            # 1 to 6 minutes; writes a figure
+    torchrun --nproc-per-node 2 examples/sequence_parallel.py            # 20 seconds to 6 minutes; writes a figure
     torchrun --nproc-per-node 2 examples/sequence_parallel.py --help
 
 :Starts from: a model

@@ -1,6 +1,6 @@
 """The sweeps of fastiter.relax inside PyAMG's multigrid: the same cycles, with another smoother on every level.
 
-    python examples/smoother.py               # 3 to 30 seconds; 512 x 512 points; writes smoother.png next to this file
+    python examples/smoother.py               # 3 to 60 seconds; 512 x 512 points; writes smoother.png next to this file
     python examples/smoother.py --help
 
 The change is one import: fastiter.relax.compat has the functions of pyamg.relaxation.relaxation. A second way prepares

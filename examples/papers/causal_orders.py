@@ -11,7 +11,7 @@ score; the swaps from the order of its graph end at or below that score on four 
 at most; their graphs are the true ones up to .5 edges on average. From random orders the swaps never raise the score
 and end within .001 of the true order's on at least 4 of 5 data sets, with 10 and with 20 variables.
 
-    python examples/papers/causal_orders.py  # 3 to 30 seconds; writes causal_orders.png next to this file
+    python examples/papers/causal_orders.py  # 3 to 60 seconds; writes causal_orders.png next to this file
 
 :Paper: Optimizing NOTEARS Objectives via Topological Swaps (2023), arXiv 2305.17277
 :Shows: the swaps as a post-processing of NOTEARS and from random orders, for linear models with equal noise

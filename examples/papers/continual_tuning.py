@@ -11,7 +11,7 @@ is the same in both. Replay transfers well, as the two scenarios rank its hyperp
 and its accuracy is .93, .01 less than the best there. EWC, whose hyperparameters are ranked less alike (.54), and
 plain training stay near the fifth of the images that belong to the last class.
 
-    python examples/papers/continual_tuning.py  # 1 to 6 minutes; writes continual_tuning.png next to this file
+    python examples/papers/continual_tuning.py  # 20 seconds to 6 minutes; writes continual_tuning.png next to this file
 
 :Paper: Hyperparameters in Continual Learning: A Reality Check (2024), arXiv 2403.09066
 :Shows: the protocol with two phases, beside the usual one

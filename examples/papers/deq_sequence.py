@@ -12,7 +12,7 @@ With the seeds 0, 1 and 2 the equilibrium classifies 97.8, 95.8 and 97.8 % of 49
 applications 96.8, 95.4 and 97.6 %, with 6.2 MB for the backward pass instead of 0.9. Four applications, which end far
 from a fixed point, reach 97.4, 97.4 and 98.2 % with 3.1 MB.
 
-    python examples/papers/deq_sequence.py  # 1 to 6 minutes; writes deq_sequence.png next to this file
+    python examples/papers/deq_sequence.py  # 20 seconds to 6 minutes; writes deq_sequence.png next to this file
     python examples/papers/deq_sequence.py --help
 
 :Paper: Deep Equilibrium Models (2019), arXiv 1909.01377; Stabilizing Equilibrium Models by Jacobian Regularization

@@ -12,7 +12,7 @@ the 1-norm of the gradient, to 1e-8.
 
 The hybrid is ahead at 50, 100, 300 and 1000 evaluations, on two networks and ten starts of each.
 
-    python examples/papers/directional_attacks.py  # 20 seconds to 3 minutes; writes directional_attacks.png
+    python examples/papers/directional_attacks.py  # 10 seconds to 3 minutes; writes directional_attacks.png
 
 :Paper: Optimization by Directional Attacks: Solving Problems with Neural Network Surrogates (2025), arXiv 2510.01461
 :Shows: the hybrid of attacks and direct search against the direct search alone, beside the exact optimum

@@ -13,7 +13,7 @@ at the learning rate 1, and 1.8 times at 2. At 50, 100 and 200 steps it also pas
 the restarted sampling: cuts at random tokens gain nearly as much, cuts at the most certain ones less. The numbers are
 means over 12 policies. Single ones scatter so much that means over 3 or 8 gave ratios of 1.3 as well at the rate 1.
 
-    python examples/papers/entropy_collapse.py  # 1 to 6 minutes; writes entropy_collapse.png next to this file
+    python examples/papers/entropy_collapse.py  # 20 seconds to 6 minutes; writes entropy_collapse.png next to this file
 
 :Paper: CURE: Critical-Token-Guided Re-concatenation for Entropy-Collapse Prevention (2025), arXiv 2508.11016
 :Shows: the entropy that each way of sampling leaves at the same pass rate, exactly

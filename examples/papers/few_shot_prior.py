@@ -9,7 +9,7 @@ running sums, and is forgotten. After 3000 tasks the memory is still one mean an
 On 2000 new tasks, the error of the functions is compared with that under the true prior, whose expected value is the
 mean of tr V, and is within four standard errors of it.
 
-    python examples/papers/few_shot_prior.py  # 3 to 30 seconds; writes few_shot_prior.png next to this file
+    python examples/papers/few_shot_prior.py  # seconds; writes few_shot_prior.png next to this file
 
 :Paper: A Hierarchical Bayesian Model for Deep Few-Shot Meta Learning (2023), arXiv 2306.09702
 :Shows: the one-time update of the Normal-inverse-Wishart belief, and its error against the true prior's

@@ -16,7 +16,7 @@ Both are then applied to graphs with 100 states and 10 actions, larger than any 
 are 6.2 and 6.4 %, and 6.0 and 6.1 % on the larger graphs, where two thirds of the greedy actions are optimal; a random
 action is one time in ten.
 
-    python examples/papers/graph_solver.py  # 1 to 6 minutes; writes graph_solver.png next to this file
+    python examples/papers/graph_solver.py  # 20 seconds to 6 minutes; writes graph_solver.png next to this file
     python examples/papers/graph_solver.py --help
 
 :Paper: Convergent Graph Solvers (2022), arXiv 2106.01680

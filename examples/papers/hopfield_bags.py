@@ -6,7 +6,7 @@ baselines pool by the mean and by the maximum. On bags of other images 87 % of t
 and with the maximum, 74 % with the mean. The image with the largest weight in the association matrix is the nine in
 75 % of the bags that have one, although no image has a label; a random image would be in 5 to 12 %.
 
-    python examples/papers/hopfield_bags.py  # 1 to 6 minutes; writes hopfield_bags.png next to this file
+    python examples/papers/hopfield_bags.py  # 20 seconds to 6 minutes; writes hopfield_bags.png next to this file
     python examples/papers/hopfield_bags.py --help
 
 :Paper: Hopfield Networks Is All You Need (2021), arXiv 2008.02217; Attention-based Deep Multiple Instance Learning

@@ -7,7 +7,7 @@ determines whether one image or an average of several is retrieved.
 The bound of Ramsauer et al., "Hopfield networks is all you need" (2021), for one update of a state near a stored
 pattern is checked on random patterns: the error is exponentially small in beta.
 
-    python examples/papers/hopfield_retrieval.py  # 20 seconds to 3 minutes; writes hopfield_retrieval.png
+    python examples/papers/hopfield_retrieval.py  # 10 seconds to 3 minutes; writes hopfield_retrieval.png
     python examples/papers/hopfield_retrieval.py --help
 
 :Paper: Hopfield Networks Is All You Need (2021), arXiv 2008.02217

@@ -12,7 +12,7 @@ For the classical shop ft06 branch and bound, with preemptive one-machine schedu
 optimum of 55; the rules reach 59 to 88. If or-tools is installed, CP-SAT proves the same, and its makespans after a
 fixed deterministic time are shown beside those of the rules.
 
-    python examples/papers/job_shop.py  # 1 to 6 minutes; writes job_shop.png next to this file
+    python examples/papers/job_shop.py  # 20 seconds to 6 minutes; writes job_shop.png next to this file
 
 :Paper: An End-to-End Reinforcement Learning Approach for Job-Shop Scheduling Problems Based on Constraint Programming
     (2023), arXiv 2306.05747

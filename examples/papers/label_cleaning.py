@@ -13,7 +13,7 @@ are right, .91 with all labels weighted alike and .93 with the clean ones alone.
 The outer gradient at the inner solution is checked on 40 images: `fastiter.torch.fixedpoint.fixed_point`
 differentiates the solution of the inner problem implicitly, and agrees with finite differences to 1e-6.
 
-    python examples/papers/label_cleaning.py  # 3 to 30 seconds; writes label_cleaning.png next to this file
+    python examples/papers/label_cleaning.py  # 3 to 60 seconds; writes label_cleaning.png next to this file
 
 :Paper: Bilevel Optimization under Unbounded Smoothness: A New Algorithm and Convergence Analysis (2024), arXiv
     2401.09587

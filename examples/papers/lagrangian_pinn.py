@@ -13,7 +13,7 @@ For Burgers' equation without viscosity the characteristics need no network: x_0
 each place until the shock. With u_0 = sin x + 2 and t = 1/2, Picard and Anderson agree to 1e-12; Picard takes the 40
 steps of the contraction 1/2.
 
-    python examples/papers/lagrangian_pinn.py  # 20 seconds to 3 minutes; writes lagrangian_pinn.png next to this file
+    python examples/papers/lagrangian_pinn.py  # 10 seconds to 3 minutes; writes lagrangian_pinn.png next to this file
 
 :Paper: Lagrangian PINNs: A Causality-Conforming Solution to Failure Modes of Physics-Informed Neural Networks (2022),
     arXiv 2205.02902

@@ -42,8 +42,7 @@ def main() -> None:
     assert exact.steps - exact.identified <= 3  # a block that contains the support is solved in one step
     assert solutions["gradient steps"].steps > exact.steps
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    left.semilogx(path.l1, path.value[:, np.any(path.value != 0, axis=0)], lw=0.8)
-    left.set(xlabel="l1", ylabel="coefficients")
+    path.plot(left)
     for name, solution in solutions.items():
         excess = np.maximum(solution.objectives - exact.objective, 1e-16 * exact.objective)
         (line,) = right.loglog(1 + np.arange(len(excess)), excess, label=name)

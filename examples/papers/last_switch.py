@@ -12,7 +12,7 @@ virtual one, so that it earns at least 1 - 1/e of the bound on average: here .77
 Taking the best-paying arm each time has no such guarantee. It earns more on four of the five random instances, .76 to
 .95 of the bound in all, but .51 where .583 is possible, with two arms of which one has to rest for five rounds.
 
-    python examples/papers/last_switch.py  # 3 to 30 seconds; writes last_switch.png next to this file
+    python examples/papers/last_switch.py  # seconds; writes last_switch.png next to this file
 
 :Paper: Last Switch Dependent Bandits with Monotone Payoff Functions (2023), arXiv 2306.00338
 :Shows: the approximation ratio 1 - 1/e against a bound and the exact optimum

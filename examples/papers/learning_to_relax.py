@@ -11,7 +11,7 @@ gradients with SSOR, started from the previous step, and the coefficient is its 
 Theory, on the same Laplacians: iterations and their bounds, the spectral radius beta of Jacobi and the quantity tau,
 a right-hand side for which a large omega is wasted, and the bound for conjugate gradients with SSOR.
 
-    python examples/papers/learning_to_relax.py  # 1 to 6 minutes; writes learning_to_relax*.png here
+    python examples/papers/learning_to_relax.py  # 20 seconds to 6 minutes; writes learning_to_relax*.png here
     python examples/papers/learning_to_relax.py --trials 3 --detail 2  # more sequences, and the fine grids of the paper
     python examples/papers/learning_to_relax.py --help
 

@@ -15,7 +15,7 @@ excess cost of its greedy policy is at most .75 times that of Q-learning after 3
 from 30,000 steps on with three; before, it is lower, too. Means say little, as some trajectories of either learner have
 for a while a policy that produces nothing in states that they have hardly visited.
 
-    python examples/papers/lot_sizing.py  # 3 to 30 seconds; writes lot_sizing.png next to this file
+    python examples/papers/lot_sizing.py  # 10 seconds to 3 minutes; writes lot_sizing.png next to this file
 
 :Paper: A Reinforcement Learning Method for Environments with Stochastic Variables: Post-Decision Proximal Policy
     Optimization with Dual Critic Networks (2025), arXiv 2504.05150

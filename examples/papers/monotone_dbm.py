@@ -15,7 +15,7 @@ variables of two values each they end in a cycle of two, where 19 steps by resol
 On 497 images the monotone machine classifies 71 % of the digits correctly from half of the pixels, the restricted one
 58 %; the hidden pixels of the latter are closer, with a mean error of 0.7 grey values instead of 1.0.
 
-    python examples/papers/monotone_dbm.py  # 1 to 6 minutes; writes monotone_dbm.png next to this file
+    python examples/papers/monotone_dbm.py  # 20 seconds to 6 minutes; writes monotone_dbm.png next to this file
     python examples/papers/monotone_dbm.py --help
 
 :Paper: Monotone Deep Boltzmann Machines (2023), arXiv 2307.04990

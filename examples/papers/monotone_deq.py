@@ -10,7 +10,7 @@ with the inverse of I + alpha (I - W), which is computed once for all images and
 steps of the latter and 30 of the former. Training makes W larger: in the end the convolutional layer needs 15 and 83,
 but the fully connected layer 49 and 27.
 
-    python examples/papers/monotone_deq.py  # 20 seconds to 3 minutes; writes monotone_deq.png next to this file
+    python examples/papers/monotone_deq.py  # 20 seconds to 6 minutes; writes monotone_deq.png next to this file
     python examples/papers/monotone_deq.py --help
 
 :Paper: Monotone Operator Equilibrium Networks (2020), arXiv 2006.08591

@@ -10,7 +10,7 @@ divergence comes up to 0.85 of it or more for beta = 0.01. The factor per step i
 within 3 %. One-step mirror descent, which asks once and takes the same step, stays away from the equilibrium where beta
 is small: on two of three games with 10 choices its divergence remains above 1.
 
-    python examples/papers/nash_mirror_prox.py  # 3 to 30 seconds; writes nash_mirror_prox.png next to this file
+    python examples/papers/nash_mirror_prox.py  # seconds; writes nash_mirror_prox.png next to this file
 
 :Paper: Accelerating Nash Learning from Human Feedback via Mirror Prox (2025), arXiv 2505.19731
 :Shows: the bound on the divergence at every step and its independence of the number of choices

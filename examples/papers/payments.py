@@ -14,7 +14,7 @@ nearly always good, do not see how the others fail, and fall to .58 to .71, up a
 fall smaller, at its cost in every generation. Weighting each payment by 1 / its probability does not cure this;
 keeping the earlier periods does: every generation is then as good as the one before, within .005.
 
-    python examples/papers/payments.py  # 3 to 30 seconds; writes payments.png next to this file
+    python examples/papers/payments.py  # 3 to 60 seconds; writes payments.png next to this file
 
 :Paper: Contextual Bandits in Payment Processing: Non-uniform Exploration and Supervised Learning (2024), arXiv
     2412.00569

@@ -89,7 +89,7 @@ def draw(n: int, target: Any, x: Any, histories: list[list[float]], to: Path) ->
     fields = {"wanted state": target, "state": x[: n * n], "source": x[n * n :]}
     for ax, (title, field) in zip(axes, fields.items(), strict=False):
         image = ax.imshow(np.pad(field.reshape(n, n), 1), cmap="viridis", extent=(-1, 1, -1, 1), origin="lower")
-        ax.set(title=title, xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+        ax.set(title=title, xlabel="x", ylabel="y", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         figure.colorbar(image, ax=ax, shrink=0.7)
     for history in histories:
         axes[3].semilogy(history, "o-", color=OURS, alpha=0.6)

@@ -9,7 +9,7 @@ k, is right on every bit of every input: 31, 1023 and 32,767 of them for k = 5, 
 One network is right only on average: the mean of M networks has a covariance smaller by M. The M for which 200 random
 inputs are all right with probability .95 grows no faster than k^2 log k.
 
-    python examples/papers/permutations.py  # 3 to 30 seconds; writes permutations.png next to this file
+    python examples/papers/permutations.py  # seconds; writes permutations.png next to this file
 
 :Paper: Exact Learning of Permutations for Nonzero Binary Inputs with Logarithmic Training Size and Quadratic Ensemble
     Complexity (2025), arXiv 2502.16763

@@ -8,7 +8,7 @@ the area at both sizes.
 
 Both recurrences are `fastiter.torch.nn.LSTM`, in place of torch.nn's.
 
-    python examples/papers/pointer_hull.py  # 1 to 6 minutes; writes pointer_hull.png next to this file
+    python examples/papers/pointer_hull.py  # 20 seconds to 6 minutes; writes pointer_hull.png next to this file
 
 :Paper: Pointer Networks (2015), arXiv 1506.03134
 :Shows: convex hulls by pointing, and longer inputs than those of the training

@@ -10,7 +10,7 @@ momentum differs only in that it evaluates at theta_t. Both have eta_t = (2 / (t
 the best c of five. The transport pays early; after 4000 trajectories the two are within 5 %, and both have at most
 half the gap of plain policy gradients.
 
-    python examples/papers/policy_gradients.py  # 20 seconds to 3 minutes; writes policy_gradients.png next to this file
+    python examples/papers/policy_gradients.py  # 10 seconds to 3 minutes; writes policy_gradients.png next to this file
 
 :Paper: Stochastic Policy Gradient Methods: Improved Sample Complexity for Fisher-non-degenerate Policies (2023),
     arXiv 2302.01734

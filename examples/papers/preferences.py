@@ -10,7 +10,7 @@ In 2000 episodes, over five seeds, the regret grows like t^0.5 or more slowly. I
 and a tenth of that of random policies. With epsilon = 0.05 at most 45 % of the questions are asked, for at most 1.15
 times the regret; with larger epsilon, fewer questions and more regret. Values and regrets are exact, by `mdp`.
 
-    python examples/papers/preferences.py  # 20 seconds to 3 minutes; writes preferences.png next to this file
+    python examples/papers/preferences.py  # 10 seconds to 3 minutes; writes preferences.png next to this file
 
 :Paper: Making RL with Preference-based Feedback Efficient via Randomization (2024), arXiv 2310.14554
 :Shows: regret below sqrt(t), and the trade of regret for questions

@@ -13,7 +13,7 @@ correct answers, "Prop2Diff" until it has a number proportional to its fail rate
 distribution of 15,000 pass rates are fitted to the three published sizes, 590,000, 591,000 and 585,000, which come
 out within 1 %. The simulated answers, trials and covered questions are within four standard errors of closed forms.
 
-    python examples/papers/prompt_difficulty.py  # 3 to 30 seconds; writes prompt_difficulty.png next to this file
+    python examples/papers/prompt_difficulty.py  # seconds; writes prompt_difficulty.png next to this file
 
 :Paper: Can Prompt Difficulty be Online Predicted for Accelerating RL Finetuning of Reasoning Models? (2025), arXiv
     2507.04632; DART-Math: Difficulty-Aware Rejection Tuning for Mathematical Problem-Solving (2024), arXiv 2407.13690

@@ -11,7 +11,7 @@ total, each with its own binary point. Three ways of getting there from trained 
 Then the same with weights and factors that are sums of at most K powers of two, which need no multiplier. At the end
 the 4-bit network is written as C++ with ap_fixed types, compiled, and its codes are compared with torch's.
 
-    python examples/papers/qfx_digits.py  # 1 to 6 minutes; writes qfx_digits.png next to this file
+    python examples/papers/qfx_digits.py  # 20 seconds to 6 minutes; writes qfx_digits.png next to this file
     python examples/papers/qfx_digits.py --help
 
 QFX, arXiv 2401.17544. One image of the 497 is 0.2 %: differences below a percent mean nothing.

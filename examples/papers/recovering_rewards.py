@@ -10,7 +10,7 @@ a = 1, 3, 5, 7 is taken. Each schedule is run for its longest period: it never p
 the knapsack says. With K = 1 and 2 it earns .98 of the bound as well. Always pulling the K best arms earns .42 to .75
 of it.
 
-    python examples/papers/recovering_rewards.py  # 3 to 30 seconds; writes recovering_rewards.png next to this file
+    python examples/papers/recovering_rewards.py  # seconds; writes recovering_rewards.png next to this file
 
 :Paper: Dynamic Planning and Learning under Recovering Rewards (2021), arXiv 2106.14813
 :Shows: purely periodic schedules whose ratio to the bound tends to 1 with the number of pulls a round

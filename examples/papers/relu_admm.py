@@ -9,7 +9,7 @@ equal to 1e-8.
 Which patterns are there matters. The 49 patterns of 60 random half-planes give a loss 3 % above that of the best of
 six Adam runs. With Adam's patterns added, the recovered network is at least as good as Adam's best.
 
-    python examples/papers/relu_admm.py  # 3 to 30 seconds; writes relu_admm.png next to this file
+    python examples/papers/relu_admm.py  # 3 to 60 seconds; writes relu_admm.png next to this file
 
 :Paper: Efficient Global Optimization of Two-Layer ReLU Networks: Quadratic-Time Algorithms and Adversarial Training
     (2022), arXiv 2201.01965

@@ -14,7 +14,7 @@ hypervolume, which the paper's other rule rewards, is computed by slices and agr
 Not reproduced: moving weights do not find the middle here either. The gradient rule, started from the same points
 with equal weights, ends at the same two ends.
 
-    python examples/papers/reward_weights.py  # 3 to 30 seconds; writes reward_weights.png next to this file
+    python examples/papers/reward_weights.py  # seconds; writes reward_weights.png next to this file
 
 :Paper: Learning to Optimize Multi-Objective Alignment Through Dynamic Reward Weighting (2025), arXiv 2509.11452
 :Shows: the two rules' exact parts: a mirror step, its monotone gain, the hypervolume, and what fixed weights miss

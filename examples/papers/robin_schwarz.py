@@ -11,7 +11,7 @@ of the lowest confidence bound, ends within 1.1 of the best choice for each prob
 single p. fastiter's ChebCB, which assumes nothing of similar choices, takes longer to learn and is shown for
 comparison, with Tsallis-INF, which only looks for the best single p.
 
-    python examples/papers/robin_schwarz.py  # 3 to 30 seconds; writes robin_schwarz.png next to this file
+    python examples/papers/robin_schwarz.py  # seconds; writes robin_schwarz.png next to this file
 
 :Paper: Meta Learning of Interface Conditions for Multi-Domain Physics-Informed Neural Networks (2022), arXiv
     2210.12669

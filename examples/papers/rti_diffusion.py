@@ -8,7 +8,7 @@ one side, whereas plans sampled anew switch between both; so do plans by few ste
 mode. The last five steps also have a fixed point, in the middle of a mode: `fixed_point` finds it from anywhere in
 three evaluations of them, but only with the last plan does the side stay the same.
 
-    python examples/papers/rti_diffusion.py  # 3 to 30 seconds; writes rti_diffusion.png next to this file
+    python examples/papers/rti_diffusion.py  # seconds; writes rti_diffusion.png next to this file
 
 :Paper: Real-Time Iteration Scheme for Diffusion Policy (2025), arXiv 2508.05396
 :Shows: plans by a tenth of the evaluations that stay on one side

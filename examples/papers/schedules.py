@@ -15,7 +15,7 @@ more below cosine and linear decay, each at its best rate.
 Both schedules are written for torch's `LambdaLR`: `lr_lambda=lambda t: float(schedule[t])`, whose state_dict is the
 step alone.
 
-    python examples/papers/schedules.py  # 3 to 30 seconds; writes schedules.png next to this file
+    python examples/papers/schedules.py  # 3 to 60 seconds; writes schedules.png next to this file
 
 :Paper: When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement (2023), arXiv 2310.07831; Stepsize
     anything: A unified learning rate schedule for budgeted-iteration training (2025), arXiv 2505.24452

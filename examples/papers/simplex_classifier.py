@@ -8,7 +8,7 @@ new query in the old gallery is as good as an old one, less .01 at most, althoug
 order nor initial weights, and the old one has only seen half of the classes. The vertices' products are -1 / (K - 1)
 to rounding.
 
-    python examples/papers/simplex_classifier.py  # 3 to 30 seconds; writes simplex_classifier.png next to this file
+    python examples/papers/simplex_classifier.py  # 3 to 60 seconds; writes simplex_classifier.png next to this file
 
 :Paper: Stationary Representations: Optimally Approximating Compatibility and Implications for Improved Model
     Replacements (2024), arXiv 2405.02581

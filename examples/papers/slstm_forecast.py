@@ -5,7 +5,7 @@ every week and predicts, week by week, how much the level will have changed 1 to
 width, the same batches and the same number of steps, and are tested on the last ten years. Then the trained sLSTM runs
 as it would next to an instrument: one week at a time, with the same numbers as the whole run, bit for bit.
 
-    python examples/papers/slstm_forecast.py  # 1 to 6 minutes; writes slstm_forecast.png
+    python examples/papers/slstm_forecast.py  # 20 seconds to 6 minutes; writes slstm_forecast.png
     python examples/papers/slstm_forecast.py --help
 
 :Paper: xLSTM: Extended Long Short-Term Memory (2024), arXiv 2405.04517

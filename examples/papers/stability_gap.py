@@ -6,7 +6,7 @@ within .05 of where it was. Measured after every step, it drops right at the sta
 digits and permuted pixels, and nearly absent (.03) for slightly brighter images. Without replay the loss is
 permanent.
 
-    python examples/papers/stability_gap.py  # 3 to 30 seconds; writes stability_gap.png next to this file
+    python examples/papers/stability_gap.py  # 3 to 60 seconds; writes stability_gap.png next to this file
 
 :Paper: Continual Evaluation for Lifelong Learning: Identifying the Stability Gap (2022), arXiv 2205.13452
 :Shows: the gap with experience replay, its dependence on the similarity of the tasks, and the recovery

@@ -13,7 +13,7 @@ sets and their successors are those of all instances, only the costs change.
 EDDC is our reading: as printed, the algorithm starts from the order of due dates, where none of its exchanges can ever
 happen; starting from the order of processing times it reproduces the published gaps.
 
-    python examples/papers/tardiness_rules.py  # 20 seconds to 3 minutes; writes tardiness_rules.png next to this file
+    python examples/papers/tardiness_rules.py  # 10 seconds to 3 minutes; writes tardiness_rules.png next to this file
 
 :Paper: Discovering Heuristics with Large Language Models (LLMs) for Mixed-Integer Programs: Single-Machine Scheduling
     (2025), arXiv 2510.24013

@@ -9,7 +9,7 @@ statsmodels: weekly means from 1958 to 2001, in parts per million.
 The published weights are not downloaded. Without --weights the model has the published size, 35 million parameters, and
 random weights: its forecasts take as long and mean nothing. With the file model.ckpt of NX-AI/TiRex they are forecasts.
 
-    python examples/papers/tirex_forecast.py  # 1 to 6 minutes; writes tirex_forecast.png
+    python examples/papers/tirex_forecast.py  # 20 seconds to 6 minutes; writes tirex_forecast.png
     python examples/papers/tirex_forecast.py --weights model.ckpt
     python examples/papers/tirex_forecast.py --help
 

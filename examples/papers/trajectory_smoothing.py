@@ -85,7 +85,7 @@ def main() -> None:
         left.plot(*mixed.value.T, label=f"lam {lam:g}")
         right.loglog(np.arange(1, len(jacobi.history) + 1), jacobi.history, label=f"Jacobi, lam {lam:g}")
         right.loglog(np.arange(1, len(mixed.history) + 1), mixed.history, "--", color=right.lines[-1].get_color())
-    left.set_title("the path")
+    left.set(xlabel="x", ylabel="y", title="the path")
     left.legend()
     right.set(xlabel="evaluations", ylabel="largest change", title="Jacobi, and Anderson's method (dashed)")
     right.legend()
