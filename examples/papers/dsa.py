@@ -6,7 +6,7 @@ synthetic acceleration corrects each sweep by the solution of the diffusion equa
 consistently with diamond differences: the spectral radius is at most 0.2247 c, whatever the width of the cells. The
 slab is 100 mean free paths thick, in a vacuum, with a source of 1 everywhere and eight directions.
 
-    python examples/papers/dsa.py  # 3 to 60 seconds; writes dsa.png next to this file
+    python examples/papers/dsa.py  # seconds; writes dsa.png next to this file
 
 :Paper: E. W. Larsen, Unconditionally Stable Diffusion-Synthetic Acceleration Methods for the Slab Geometry Discrete
     Ordinates Equations, part I (1982), Nuclear Science and Engineering 82

@@ -11,7 +11,7 @@ to statements that the prover proves rarely. After ten iterations of 8000 attemp
 the list, expert iteration at most 0.66. After thirty both have proved all of it, but self-play's prover proves at least
 2.5 times as many of all statements at the first attempt. The conjecturer prefers q = 1 in the end: small steps.
 
-    python examples/papers/self_play.py  # 3 to 60 seconds; writes self_play.png next to this file
+    python examples/papers/self_play.py  # seconds; writes self_play.png next to this file
 
 :Paper: STP: Self-play LLM Theorem Provers with Iterative Conjecturing and Proving (2025), arXiv 2502.00212
 :Shows: the dynamics of the loop: expert iteration starves on hard statements, conjectures lead up to them

@@ -10,7 +10,7 @@ more.
 The other side: with means of .5 and one of .6 the king is worse, here 1.6 and 1.3 times, as long as epsilon is about
 the gap of .1.
 
-    python examples/papers/streaming_bandit.py  # 3 to 60 seconds; writes streaming_bandit.png next to this file
+    python examples/papers/streaming_bandit.py  # seconds; writes streaming_bandit.png next to this file
 
 :Paper: Tight Regret Bounds for Single-pass Streaming Multi-armed Bandits (2023), arXiv 2306.02208
 :Shows: regret without the logarithmic factor of uniform exploration, with memory for one arm; up to 70 % less regret
