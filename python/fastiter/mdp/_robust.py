@@ -105,7 +105,7 @@ def robust(
     See Also
     --------
     MDP.solve : The nominal process.
-    iwocs : Sets that are given as models.
+    fastiter.experimental.iwocs : Sets that are given as models.
     extended_value_iteration : The best process of a set, for average rewards.
 
     Examples

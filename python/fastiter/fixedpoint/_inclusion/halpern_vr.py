@@ -83,7 +83,7 @@ def halpern_vr(
 
     See Also
     --------
-    extragradient : Deterministic, for monotone Lipschitz operators.
+    fastiter.fixedpoint.monotone.extragradient : Deterministic, for monotone Lipschitz operators.
     fastiter.fixedpoint.fixed_point : Halpern's iteration of any map, ``method="halpern"``.
 
     Notes

@@ -77,7 +77,7 @@ def mirror_prox(
     See Also
     --------
     extragradient : With the Euclidean distance, on any convex set.
-    halpern_vr : For sums of many components.
+    fastiter.experimental.halpern_vr : For sums of many components.
 
     References
     ----------

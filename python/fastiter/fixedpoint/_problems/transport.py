@@ -86,7 +86,7 @@ def transport_sweep(
 
     See Also
     --------
-    fixed_point : Iterates it, accelerated.
+    fastiter.fixedpoint.fixed_point : Iterates it, accelerated.
 
     Notes
     -----

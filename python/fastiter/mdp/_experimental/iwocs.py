@@ -42,7 +42,7 @@ class RobustPolicy(Solution):
     See Also
     --------
     iwocs : The function that returns it.
-    MDPSolution : The result for a single model.
+    fastiter.mdp.MDPSolution : The result for a single model.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def iwocs(
 
     See Also
     --------
-    robust : Sets that are given by a radius.
+    fastiter.mdp.robust : Sets that are given by a radius.
     RobustPolicy : The result.
 
     References

@@ -121,7 +121,7 @@ SOLVER = documented(
 
 @SOLVER
 class MDP:
-    """A process and the attributes of a solver, the base of the classes whose :meth:`run` solves it.
+    """A process and the attributes of a solver, the base of the classes whose ``run`` solves it.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ class ConvergentGraphSolver(nn.Module):
     See Also
     --------
     fastiter.torch.relax.gauss_seidel : The solver.
-    MonotoneDEQ : A layer with a non-linear map.
+    fastiter.torch.nn.MonotoneDEQ : A layer with a non-linear map.
 
     References
     ----------

@@ -79,7 +79,7 @@ class MonotoneDBM(nn.Module):
 
     See Also
     --------
-    MonotoneDEQ : A monotone layer of real numbers.
+    fastiter.torch.nn.MonotoneDEQ : A monotone layer of real numbers.
     fastiter.torch.fixedpoint.fixed_point : The solver.
 
     References

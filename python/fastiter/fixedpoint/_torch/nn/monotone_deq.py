@@ -65,7 +65,7 @@ class MonotoneDEQ(nn.Module):
     See Also
     --------
     DEQ : Any map, without a guarantee.
-    MonotoneDBM : A Boltzmann machine with a monotone coupling.
+    fastiter.torch.experimental.MonotoneDBM : A Boltzmann machine with a monotone coupling.
     fastiter.torch.fixedpoint.monotonicity : An estimate of m for any map.
 
     References
