@@ -1,4 +1,4 @@
-"""What visitors search for is a title, or a main entry of the index, of one page that the site reaches."""
+"""Each question to the search is a title, or a main entry of the index, of one page that the site reaches."""
 
 from __future__ import annotations
 
