@@ -6,7 +6,7 @@ forget, but not alternate, and fails at all three. With eigenvalues down to -1 i
 Counting modulo 3 takes a rotation: a complex eigenvalue, or two reflections per step (DeltaProduct); S3, whose elements
 do not commute, takes the reflections. Each model has one layer, is trained on up to 40 steps, and tested on 160.
 
-    python examples/papers/state_tracking.py  # 20 seconds to 6 minutes; writes state_tracking.png next to this file
+    python examples/papers/state_tracking.py  # 2 to 20 minutes; writes state_tracking.png next to this file
     python examples/papers/state_tracking.py --help
 
 :Paper: Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues (2025), arXiv 2411.12537; DeltaProduct:
