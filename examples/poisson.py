@@ -1,6 +1,6 @@
 """A Poisson problem by every method: steps, seconds, and convergence of the residual.
 
-    python examples/poisson.py                # 20 seconds to 6 minutes; 1024 x 1024 points; writes poisson.png
+    python examples/poisson.py                # 1 to 12 minutes; 1024 x 1024 points; writes poisson.png
     python examples/poisson.py --points 255   # 3 to 60 seconds
     python examples/poisson.py --help
 

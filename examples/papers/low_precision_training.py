@@ -9,7 +9,7 @@ sums, logits and the optimizer stay in float32. All models start from the same w
 - int8 with a scale per tensor, gradients stochastic;
 - 8-bit fixed point forward and 16-bit backward, gradients stochastic.
 
-    python examples/papers/low_precision_training.py  # 20 seconds to 6 minutes
+    python examples/papers/low_precision_training.py  # 1 to 12 minutes
     python examples/papers/low_precision_training.py --help
 
 The measured quantity is the loss, not the speed: rounding is emulated in float32.
