@@ -104,7 +104,8 @@ def accelerate(
     decode : bool, str, Format or mapping
         Compute steps with a cache, one token for up to 8 sequences without gradients, by a :class:`Decoder`, so that
         ``model.generate`` runs on it: True with the model's own numbers, a format (or formats by patterns, as there)
-        with rounded weights, which prompts without gradients then use too. The model keeps its weights.
+        with rounded weights, which prompts without gradients then use too. The model keeps its weights, and those that
+        have changed when the next sequence begins are packed again.
     verbose : bool
         Print the report.
     return_report : bool

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..._check import type_name
 from .cache import bind, cast, is_bound, length_of, move_attributes, new_cache, states_of
 from .decoder import MAX_ROWS, Decoder, check_decodable
+from .marks import Marks, are_current, copied_marks, marks_of
 from .sequences import SMALLEST_CAPACITY, Sequences
 from .skeleton import STEPS, without_steps
 from .weights import Weights
@@ -40,13 +41,17 @@ def steps_of(model: nn.Module, weights: Weights | bool) -> Steps:
         raise TypeError(
             f"accelerate: decode needs a model of transformers >= 5.24 with a cache, got {type_name(model)}"
         )
-    is_exact = weights is True
-    decoder = Decoder(model, weights=None if is_exact else weights, keep=True)  # type: ignore[arg-type]
+    marks = marks_of(model)
+    decoder = _decoder_of(model, weights)
     if not hasattr(new_cache(decoder.config, 1, decoder._dtype), "layers"):
         raise TypeError(
             f"accelerate: decode needs a model with a cache of layers, got {type_name(model)}; use Decoder for it"
         )
-    return Steps(decoder, is_exact)
+    return Steps(decoder, weights, marks)
+
+
+def _decoder_of(model: nn.Module, weights: Weights | bool, trial: bool = True) -> Decoder:
+    return Decoder(model, weights=None if isinstance(weights, bool) else weights, keep=True, trial=trial)
 
 
 def attach(model: nn.Module, steps: Steps) -> None:
@@ -94,18 +99,20 @@ def _forward_of(plain: type[nn.Module]) -> Any:
 class Steps:
     """The decoder of a model, and the cache whose states it has.
 
-    ``exact`` is whether its weights are the model's own numbers, so that the model itself reads prompts.
+    ``exact`` is whether its weights are the model's own numbers, so that the model itself reads prompts. The weights
+    are packed again if a sequence begins and the model's tensors no longer have the marks that they had then.
     """
 
-    def __init__(self, decoder: Decoder, exact: bool) -> None:
-        self.decoder, self.exact = decoder, exact
+    def __init__(self, decoder: Decoder, weights: Weights | bool, marks: Marks) -> None:
+        self.decoder, self.exact = decoder, weights is True
+        self._weights, self._marks = weights, marks
         self._sequences: Sequences | None = None
         self._cache: Any = None
         self._output: tuple[Any, str | None] | None = None
         self._is_in_copy = False  # whether the states that modules have are those of the decoder's copy of the model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Steps:
-        return Steps(self.decoder, self.exact)
+        return Steps(self.decoder, self._weights, copied_marks(self._marks, memo))
 
     def __reduce__(self) -> Any:
         raise TypeError("a model with decode= must be restored (fastiter.torch.restore) before it is pickled")
@@ -114,6 +121,8 @@ class Steps:
         """Return the output of a call of the model."""
         cache = given.get("cache")
         is_own = model.training or torch.is_grad_enabled()
+        if not is_own and not self._holds(cache):
+            self._follow(model)
         reader = model if self.exact or is_own else self.decoder._model
         self._move_to(reader, model)
         if self._output is not None and not is_own and self._is_step(model.config, cache, given):
@@ -131,6 +140,19 @@ class Steps:
         """Let the model go on without a decoder."""
         self._move_to(model, model)
         self._give_back(None if self._cache is None else self._cache(), model)
+
+    def _holds(self, cache: Any) -> bool:
+        held = None if self._cache is None else self._cache()
+        return held is not None and held is cache
+
+    def _follow(self, model: Any) -> None:
+        """Pack the weights again if they have changed."""
+        if are_current(self._marks, model):
+            return
+        self._move_to(model, model)
+        marks = marks_of(model)
+        self.decoder = _decoder_of(model, self._weights, trial=False)  # other numbers, the same equations
+        self._marks, self._sequences, self._cache = marks, None, None
 
     def _is_step(self, config: Any, cache: Any, given: dict[str, Any]) -> bool:
         tokens = given.get("input_ids")
@@ -168,7 +190,7 @@ class Steps:
         """Return the states in a cache: the present ones if they are still its tensors, else copies."""
         plan, length = self.decoder.plan, length_of(self.decoder.plan, cache)
         held = self._sequences
-        if held is not None and self._cache is not None and self._cache() is cache and held.rows == rows:
+        if held is not None and self._holds(cache) and held.rows == rows:
             is_current = held.length == length or not held.grows
             if is_current and is_bound(plan, held.states, cache, length, model=reader):
                 return held
@@ -186,7 +208,7 @@ class Steps:
 
     def _give_back(self, cache: Any, reader: Any) -> None:
         """Before a model itself reads a cache: its memory is no longer the decoder's, and has the model's dtypes."""
-        if self._cache is not None and self._cache() is cache:
+        if self._holds(cache):
             self._sequences = self._cache = None
         if getattr(cache, "layers", None):
             cast(self.decoder.plan, cache, reader.dtype, model=reader)
