@@ -70,6 +70,7 @@ lint: $(VENV)/.lint
 	$(python) -m ruff format --check
 	$(VENV)/bin/clang-format --dry-run --Werror $(cxx.sources)
 	$(python) -m mypy
+	$(python) -m pyright --pythonpath $(python)
 	$(python) tests/core/text/typed_blocks.py
 
 format: $(VENV)/.lint

@@ -39,7 +39,7 @@ class Options:
     figure: Path = figure_option(__file__)
 
 
-def compare(n: int) -> dict[str, mdp.MDPSolution]:
+def compare(n: int) -> dict[str, mdp.MDPSolution[Any]]:
     """Solve the grid by each method, and print what it took."""
     problem, solutions = mdp.examples.gridworld(n, GAMMA), {}
     exact = problem.solve(atol=1e-9).value
@@ -53,7 +53,7 @@ def compare(n: int) -> dict[str, mdp.MDPSolution]:
     return solutions
 
 
-def draw(n: int, solutions: dict[str, mdp.MDPSolution], path: Path) -> None:
+def draw(n: int, solutions: dict[str, mdp.MDPSolution[Any]], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     next(iter(solutions.values())).plot_grid((n, n), ax=left)
     left.set_title("values, -1 a step until the corner, and policy")

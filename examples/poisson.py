@@ -71,7 +71,7 @@ def laplacian(m: int) -> Any:
     return (scipy.sparse.kron(line, eye) + scipy.sparse.kron(eye, line)).tocsr()
 
 
-def methods(options: Options) -> dict[str, Callable[[], LinearSolution]]:
+def methods(options: Options) -> dict[str, Callable[[], LinearSolution[Any]]]:
     """Solve the problem with each method; the slow ones stop after fewer steps."""
     m = options.points
     A, b = laplacian(m), np.ones(m * m)
@@ -98,7 +98,7 @@ def methods(options: Options) -> dict[str, Callable[[], LinearSolution]]:
     }
 
 
-def draw(solutions: dict[str, LinearSolution], title: str, path: Path) -> None:
+def draw(solutions: dict[str, LinearSolution[Any]], title: str, path: Path) -> None:
     """Plot the residuals: a panel for each group of methods, and a color for each method."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     panels = figure.subplots(1, len(GROUPS), sharey=False)

@@ -148,7 +148,7 @@ def main() -> None:
     print(f"loss {np.mean(losses[:50]):.3f} to {np.mean(losses[-50:]):.4f}", flush=True)
     methods = {"CG": None, "Jacobi cycle": classical.precondition, "learned cycle": learned.precondition}
     print(f"{'':22}" + "".join(f"{name:>15}" for name in methods) + f"   directions to {RTOL:g}")
-    solutions: dict[tuple[str, str, int], LinearSolution] = {}
+    solutions: dict[tuple[str, str, int], LinearSolution[Tensor]] = {}
     for n in options.sizes:
         for kind, b in problems(n).items():
             for name, precond in methods.items():
@@ -162,7 +162,7 @@ def main() -> None:
     draw(solutions, options)
 
 
-def draw(solutions: dict[tuple[str, str, int], LinearSolution], options: Options) -> None:
+def draw(solutions: dict[tuple[str, str, int], LinearSolution[Tensor]], options: Options) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
     names = dict.fromkeys(name for name, _, _ in solutions)
     largest = options.sizes[-1]

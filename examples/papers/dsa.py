@@ -74,7 +74,7 @@ class Slab:
         f = solveh_banded(bands, right)
         return (f[:-1] + f[1:]) / 2
 
-    def solve(self, step: Any, **options: Any) -> FixedPointSolution:
+    def solve(self, step: Any, **options: Any) -> FixedPointSolution[Array]:
         options = {"method": "picard", "norm": "l2", "rtol": 1e-6, **options}
         start = np.zeros((len(self.c), self.cells))
         with warnings.catch_warnings():
@@ -92,7 +92,7 @@ def spectral_radius(step: Any, slab: Slab, iterations: int = 60) -> float:
     return float(np.exp(np.mean(np.log(growth[-10:]))))
 
 
-def compare() -> dict[str, FixedPointSolution]:
+def compare() -> dict[str, FixedPointSolution[Array]]:
     """Print and check sweeps and convergence rates for each c."""
     slab = Slab(RATIOS, 0.5)
     ways = {"source iteration": slab.sweep, "diffusion synthetic acceleration": slab.accelerated}
@@ -158,7 +158,7 @@ def radii(widths: tuple[float, ...]) -> dict[float, list[float]]:
     return result
 
 
-def draw(ways: dict[str, FixedPointSolution], curves: dict[float, list[float]], widths: Any, path: Path) -> None:
+def draw(ways: dict[str, FixedPointSolution[Array]], curves: dict[float, list[float]], widths: Any, path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for (name, way), color in zip(ways.items(), (THEIRS, OURS), strict=True):

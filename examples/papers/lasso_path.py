@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _paper import command_line, figure_option, option, save
@@ -38,7 +39,7 @@ def main() -> None:
         settings = {"rule": "gsd", "blocks": Blocks(size, "variable"), "check_every": 1, "rtol": 1e-10}
         solutions[name] = bcd(problem, update=update, **settings)  # type: ignore[arg-type]
         print(f"{name:16} {solutions[name].steps:6} steps, active set known from step {solutions[name].identified}")
-    exact: BCDSolution = solutions["exact blocks"]
+    exact: BCDSolution[Any] = solutions["exact blocks"]
     assert exact.steps - exact.identified <= 3  # a block that contains the support is solved in one step
     assert solutions["gradient steps"].steps > exact.steps
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")

@@ -97,7 +97,7 @@ def from_last_plan(steps: int) -> Planner:
 def to_the_fixed_point(steps: int, is_warm: bool) -> Planner:
     """Solve z = denoised(z), from the last plan or from noise: a plan in the middle of a mode."""
 
-    def plan(means: Array, last: FixedPointSolution | None, noise: Array) -> tuple[Array, Any, Array]:
+    def plan(means: Array, last: FixedPointSolution[Array] | None, noise: Array) -> tuple[Array, Any, Array]:
         first = shift(last.value) if is_warm and last is not None else noise
         solution = fixed_point(lambda z, m: denoised(z, m, steps), first, args=(means,), rtol=1e-3)
         return solution.value, solution, steps * solution.evaluations

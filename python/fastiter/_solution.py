@@ -6,9 +6,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
+
+#: The type of a solution's value: an array, a tensor or a structure of these
+Value = TypeVar("Value", covariant=True)
 
 
 class ConvergenceWarning(UserWarning):
@@ -64,17 +67,20 @@ class ConvergenceError(RuntimeError):
     'diverged'
     """
 
-    def __init__(self, message: str, solution: Solution | None = None) -> None:
+    def __init__(self, message: str, solution: Solution[Any] | None = None) -> None:
         super().__init__(message)
         self.solution = solution
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Solution:
+class Solution(Generic[Value]):
     """The result of a solver: the fields that all solvers have in common.
 
     Linear systems return a :class:`fastiter.relax.LinearSolution`, recurrences a
     :class:`fastiter.torch.RecurrenceSolution`.
+
+    For type checkers it is generic in its value: a function of any solution on arrays takes a
+    ``Solution[npt.NDArray[Any]]``, of any solution on tensors a ``Solution[Tensor]``.
 
     Attributes
     ----------
@@ -105,7 +111,7 @@ class Solution:
     >>> solution.raise_if_failed()
     """
 
-    value: Any
+    value: Value
     converged: Any
     steps: Any
     residual: Any
@@ -209,7 +215,7 @@ def is_true(answer: object) -> bool:
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
-AnySolution = TypeVar("AnySolution", bound=Solution)
+AnySolution = TypeVar("AnySolution", bound=Solution[Any])
 
 
 def judged(function: str, solution: AnySolution, throw: bool) -> AnySolution:

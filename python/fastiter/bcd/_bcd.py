@@ -69,7 +69,7 @@ def bcd(
     throw: bool = False,
     check_every: int | None = None,
     rng: Any = None,
-) -> BCDSolution:
+) -> BCDSolution[Array]:
     """Minimise f(x) + sum_j h_j(x_j), a block of coordinates in each step.
 
     Parameters
@@ -243,7 +243,7 @@ class Descent:
         numbers = GREEDY.index(rule) + 1 if rule in GREEDY else 0, UPDATES.index(self.method.update)
         return _core.bcd.solver(matrix, problem._losses, problem._separable, self._blocks, *numbers, x)
 
-    def solution(self) -> BCDSolution:
+    def solution(self) -> BCDSolution[Array]:
         """Take all steps."""
         record = iterate(self._steps(), self.limits, Checks())
         objective = self.solver.state(self._g, self._slopes, len(self.x), True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from ._problem import Logistic
 from ._quasi_newton import Centred, Classes, centre, minimise
 from ._result import BCDSolution
 from ._scikit_learn import ClassifierMixin, check_classification_targets
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array = npt.NDArray[Any]
 #: Newton steps with l1 store the matrix of up to this number of columns
@@ -79,7 +82,7 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.penalty, self.C, self.fit_intercept = penalty, C, fit_intercept
         self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the model, and return it.
 
         Parameters
@@ -95,6 +98,12 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
         -------
         estimator
             The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter of the estimator is of a wrong type or out of its range; for X, y or sample_weight that
+            scikit-learn's validation refuses, or negative weights.
         """
         X, y = self._read(X, y, formats=["csr", "csc"])
         check_classification_targets(y)
@@ -134,7 +143,7 @@ class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
                 x[m] = self.intercept_ + A.middle @ x[:m]
         return x
 
-    def _by_newton(self, A: Centred, classes: Classes, x: Array) -> BCDSolution:
+    def _by_newton(self, A: Centred, classes: Classes, x: Array) -> BCDSolution[Array]:
         """Return the minimiser with l1 for two classes, by sweeps over the few columns that matter."""
         parts = without_last({"l1": classes.l1}, A.shape[1], bool(self.fit_intercept))
         problem = Logistic(A.matrix, classes.labels, weights=classes.weights, **parts)

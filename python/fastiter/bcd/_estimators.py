@@ -59,12 +59,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             return None
         return np.asarray(_check_sample_weight(sample_weight, X, ensure_non_negative=True), np.float64)
 
-    def _minimised(self, problem: Problem, start: Array | None, **options: Any) -> BCDSolution:
+    def _minimised(self, problem: Problem, start: Array | None, **options: Any) -> BCDSolution[Array]:
         """Return the solution of :func:`bcd`; without convergence, warn by the names of the estimator."""
         own: Any = self
         return self._warned(attempted(bcd, problem, start, rtol=own.tol, **options))
 
-    def _warned(self, solution: BCDSolution) -> BCDSolution:
+    def _warned(self, solution: BCDSolution[Array]) -> BCDSolution[Array]:
         """Return a solution; without convergence, warn by the names of the estimator."""
         if not solution.converged:
             expected = f"{solution.tolerance:.2g}, got {solution.residual:.2g}"

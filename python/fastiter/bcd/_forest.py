@@ -35,7 +35,7 @@ def forest_bcd(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int | None = None,
-) -> BCDSolution:
+) -> BCDSolution[Array]:
     """Minimise x' A x / 2 - b' x by blocks whose graphs are forests, each block exactly in time O(|b|).
 
     Parameters
@@ -179,7 +179,7 @@ def _symmetric(A: Any) -> Any:
     return A if (A != A.T).nnz == 0 else ((A + A.T) / 2).tocsc()
 
 
-def _solution(blocks: _Blocks, x: Array, limits: Limits) -> BCDSolution:
+def _solution(blocks: _Blocks, x: Array, limits: Limits) -> BCDSolution[Array]:
     """Take all steps from x, which they update in place."""
     record = iterate(_steps(blocks, x, limits), limits, Checks())
     return BCDSolution(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy.typing as npt
+
 from .._call.iterate import Callback
 from ._bcd import bcd
 from ._problem import LeastSquares
 from ._result import BCDSolution
+
+Array = npt.NDArray[Any]
 
 
 class NonNegative(LeastSquares):
@@ -26,7 +30,7 @@ def nnls(
     max_steps: int = 10_000_000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> BCDSolution:
+) -> BCDSolution[Array]:
     """Minimise ||A x - b|| over x >= 0.
 
     Parameters

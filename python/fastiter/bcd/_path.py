@@ -13,7 +13,7 @@ from .._array_like import as_array
 from .._call.iterate import Callback, Limits, Progress
 from .._check import check_array, check_flag, positive
 from .._plot import axes_of, draw_path, numbers
-from .._solution import Solution, judged
+from .._solution import Solution, Value, judged
 from ._arguments import vector
 from ._data import Data
 from ._result import is_in_range
@@ -26,7 +26,7 @@ _POINTS, _SHORTEST = 50, 1e-2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LassoPath(Solution):
+class LassoPath(Solution[Value]):
     """The solutions of a lasso for several weights of the l1 norm.
 
     Attributes
@@ -64,8 +64,12 @@ class LassoPath(Solution):
            [2.5, 0.5]])
     """
 
-    l1: Any
-    objective: Any
+    converged: Value
+    steps: Value
+    residual: Value
+    reason: tuple[str, ...]
+    l1: Value
+    objective: Value
     tolerance: float
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -95,7 +99,8 @@ class LassoPath(Solution):
         failed = [reason not in ("converged", "callback") for reason in self.reason]
         if not any(failed):
             return None
-        worst = float(self.residual[failed].max())
+        own: Any = self
+        worst = float(own.residual[failed].max())
         return f"the duality gaps must fall to {self.tolerance:.2g}, got {worst:.2g}; try a larger max_steps or rtol"
 
 
@@ -111,7 +116,7 @@ def lasso_path(
     max_steps: int = 100,
     callback: Callback | None = None,
     throw: bool = False,
-) -> LassoPath:
+) -> LassoPath[Array]:
     """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, each started from the last solution.
 
     Parameters
@@ -186,7 +191,9 @@ def lasso_path(
         return judged(function, _path(sets, weights, tolerance, limits, data.dtype), throw)
 
 
-def _path(sets: WorkingSets, weights: Array, tolerance: float, limits: Limits, dtype: np.dtype[Any]) -> LassoPath:
+def _path(
+    sets: WorkingSets, weights: Array, tolerance: float, limits: Limits, dtype: np.dtype[Any]
+) -> LassoPath[Array]:
     """Solve for one weight after the other."""
     k = len(weights)
     rows, steps = np.zeros((k, len(sets.x)), dtype), np.zeros(k, np.int64)

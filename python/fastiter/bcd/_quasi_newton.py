@@ -96,7 +96,7 @@ class Classes(NamedTuple):
     l2: float
 
 
-def minimise(A: Centred, classes: Classes, x: Array, rtol: float, max_steps: int) -> BCDSolution:
+def minimise(A: Centred, classes: Classes, x: Array, rtol: float, max_steps: int) -> BCDSolution[Array]:
     """Minimise the losses of centred columns plus l1 |w|_1 + l2 |w|^2 / 2 from x, which is overwritten.
 
     x is (m, k) in float64 with k = 1 for two classes and k classes otherwise; (m + 1, k) with intercepts, which have no

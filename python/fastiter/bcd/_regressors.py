@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from ._path import WorkingSets
 from ._problem import LeastSquares, Problem
 from ._result import is_in_range
 from ._scikit_learn import RegressorMixin, check_is_fitted
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array = npt.NDArray[Any]
 
@@ -69,7 +72,7 @@ class _Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
         """Return l1 and l2 for the total weight of the samples."""
         raise NotImplementedError
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the model, and return it.
 
         Parameters
@@ -85,6 +88,12 @@ class _Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
         -------
         estimator
             The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter of the estimator is of a wrong type or out of its range; for X, y or sample_weight that
+            scikit-learn's validation refuses, or negative weights.
         """
         X, y = self._read(X, y, y_numeric=True)
         y, m = np.asarray(y, np.float64), X.shape[1]

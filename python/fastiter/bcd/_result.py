@@ -12,7 +12,7 @@ import numpy as np
 
 from .._call.iterate import Record, Step
 from .._plot import PlotsHistory
-from .._solution import Solution, plural
+from .._solution import Solution, Value, plural
 
 #: Minimum number of checks without progress after which the limit of rounding is reached
 PATIENCE = 100
@@ -70,7 +70,7 @@ def step_of(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class BCDSolution(PlotsHistory, Solution):
+class BCDSolution(PlotsHistory, Solution[Value]):
     """A minimiser, and the state of convergence.
 
     Attributes
@@ -115,13 +115,17 @@ class BCDSolution(PlotsHistory, Solution):
     (array([0.  , 1.25, 0.  ]), array([ True, False,  True]))
     """
 
+    converged: bool
+    steps: int
+    residual: float
+    reason: str
     objective: float
     gap: float
-    active: Any
+    active: Value
     identified: int
     tolerance: float
-    history: Any
-    objectives: Any
+    history: Value
+    objectives: Value
 
     def _failure(self) -> str | None:
         if self.converged or self.reason == "callback":

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _core
 from .._call.iterate import Callback, Limits, Progress, Record, Step, iterate
 from .._check import check_choice, count
-from .._solution import Solution, judged, plural
+from .._solution import Solution, Value, judged, plural
 from ._arguments import generator_of, start, vector
 from ._data import Data
 from ._result import is_in_range
@@ -25,7 +25,7 @@ _EXTREME = 300
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SketchSolution(Solution):
+class SketchSolution(Solution[Value]):
     """The result of :func:`sketch_solve`.
 
     Attributes
@@ -57,6 +57,10 @@ class SketchSolution(Solution):
     True
     """
 
+    converged: bool
+    steps: int
+    residual: float
+    reason: str
     tolerance: float
 
     def _failure(self) -> str | None:
@@ -64,7 +68,8 @@ class SketchSolution(Solution):
             return None
         after = f"got {self.residual:.2g} after {plural(self.steps)} ({self.reason!r})"
         if self.reason == "diverged":
-            return f"the solution must be within the range of {self.value.dtype}, {after}"
+            own: Any = self
+            return f"the solution must be within the range of {own.value.dtype}, {after}"
         remedy = "is b in the range of A? Try a larger max_steps or size"
         return f"the residual must fall to {self.tolerance:.2g}, {after}; {remedy}"
 
@@ -82,7 +87,7 @@ def sketch_solve(
     callback: Callback | None = None,
     throw: bool = False,
     rng: Any = None,
-) -> SketchSolution:
+) -> SketchSolution[Array]:
     """Solve A x = b by projections x <- x + A' S (S' A A' S)^+ S' (b - A x) with random S.
 
     Parameters
@@ -163,7 +168,7 @@ class Sketches(NamedTuple):
     rng: np.random.Generator
 
 
-def _solution(data: Data, b: Array, x: Array, sketches: Sketches, limits: Limits) -> SketchSolution:
+def _solution(data: Data, b: Array, x: Array, sketches: Sketches, limits: Limits) -> SketchSolution[Array]:
     """Take all steps from x, which they update in place."""
     system, unit = _scaled(data)
     if unit != 1:

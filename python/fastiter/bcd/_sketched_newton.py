@@ -15,7 +15,7 @@ from .. import _core
 from .._array_like import as_array
 from .._call.iterate import Callback, Limits, Record, Step, iterate
 from .._check import check_array, check_choice, positive, type_name
-from .._solution import Solution, judged, plural
+from .._solution import Solution, Value, judged, plural
 from ._arguments import generator_of
 
 Array = npt.NDArray[Any]
@@ -29,7 +29,7 @@ _NO_DECREASE = "no step along the direction decreases the merit function"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ConstrainedSolution(Solution):
+class ConstrainedSolution(Solution[Value]):
     """A point that satisfies the first-order conditions of a problem with equality constraints.
 
     Attributes
@@ -73,9 +73,13 @@ class ConstrainedSolution(Solution):
     array([-1.])
     """
 
+    converged: bool
+    steps: int
+    residual: float
+    reason: str
     tolerance: float
     cause: str
-    multipliers: Any
+    multipliers: Value
     objective: float
     projections: int
 
@@ -120,7 +124,7 @@ def sketched_newton(
     callback: Callback | None = None,
     throw: bool = False,
     rng: Any = None,
-) -> ConstrainedSolution:
+) -> ConstrainedSolution[Array]:
     """Minimise f(x) with c(x) = 0 by inexact Newton steps on the first-order conditions.
 
     Parameters
@@ -258,7 +262,7 @@ class _Run:
         in_x = slope + two * (p.H_f @ slope) + one * (p.G.T @ p.c)
         return np.concatenate([in_x, p.c + two * (p.G @ slope)])
 
-    def solution(self, p: _Point, limits: Limits) -> ConstrainedSolution:
+    def solution(self, p: _Point, limits: Limits) -> ConstrainedSolution[Array]:
         """Take all steps from a point."""
         self._p = p
         results = iterate(self._steps(limits), limits, Record()).results()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .._array_like import as_array, as_arrays
 from .._call.iterate import Callback, Limits, iterate
@@ -15,6 +16,10 @@ from ._problem import Layout, Problem, Stopping
 from ._result import FixedPointSolution
 from ._solve import Run
 from ._space import NumPySpace, Space
+
+Array = npt.NDArray[Any]
+#: The structure of x
+X = TypeVar("X", bound=Array | Sequence[Array] | Mapping[Any, Array])
 
 Method = Literal[
     "picard",
@@ -31,7 +36,7 @@ Method = Literal[
 
 def fixed_point(
     f: Callable[..., Any],
-    x0: Any,
+    x0: X | FixedPointSolution[X],
     *,
     method: Method = "anderson",
     norm: Literal["l2", "inf", "rms", "span"] | Callable[[Any], Any] = "l2",
@@ -46,7 +51,7 @@ def fixed_point(
     callback: Callback | None = None,
     throw: bool = False,
     **options: Any,
-) -> FixedPointSolution:
+) -> FixedPointSolution[X]:
     """x = f(x) for each sample of a batch, from evaluations of f only.
 
     Parameters
@@ -193,7 +198,7 @@ def run(
     compact: bool = True,
     jvp: Callable[..., Any] | None = None,
     judged: str = "||f(x) - x||",
-) -> FixedPointSolution:
+) -> FixedPointSolution[Any]:
     """Return the fixed points of a map on the arrays of a space; ``stopping`` has been checked.
 
     If x0 is a solution with the method's options and sizes, the method continues from its history.

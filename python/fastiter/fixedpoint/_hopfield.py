@@ -58,7 +58,7 @@ def hopfield_update(
     callback: Callback | None = None,
     throw: bool = False,
     backend: Backend | None = None,
-) -> HopfieldSolution:
+) -> HopfieldSolution[Array]:
     """x <- X softmax(beta X^T x): retrieve stored patterns, the columns of X, until each x is a fixed point.
 
     One update is attention with the patterns as keys and as values. Each query stops separately, once an update changes

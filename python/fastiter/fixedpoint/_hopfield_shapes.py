@@ -12,7 +12,7 @@ import numpy as np
 
 from .._call.iterate import Columns, Limits, Step, last_step, unbounded
 from .._check import count
-from .._solution import Solution, span
+from .._solution import Solution, Value, span
 
 Shape = tuple[int, ...]
 
@@ -96,7 +96,7 @@ def folded_axes(lead: Shape) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HopfieldSolution(Solution):
+class HopfieldSolution(Solution[Value]):
     """The states of a Hopfield network after the updates; the axes (..., L) are the queries.
 
     Attributes
@@ -130,19 +130,26 @@ class HopfieldSolution(Solution):
     (array([ True]), array([2]), 'converged')
     """
 
+    converged: Value
+    steps: Value
+    residual: Value
+    reason: str | tuple[str, ...]
+
     def _failure(self) -> str | None:
         reasons = (self.reason,) if isinstance(self.reason, str) else self.reason
         lost = sum(reason not in ("converged", "steps", "callback") for reason in reasons)
         if lost == 0:
             return None
-        took = f"{span(self.steps.reshape(-1))} updates"
+        own: Any = self
+        took = f"{span(own.steps.reshape(-1))} updates"
         return f"every query must converge, got {self._reasons()} in {lost} of {len(reasons)} after {took}"
 
     def __repr__(self) -> str:
         """Return one line, without the arrays."""
-        value = f"value {tuple(self.value.shape)} {str(self.value.dtype).removeprefix('torch.')}"
-        parts = [f"{self._reasons()} after {span(self.steps.reshape(-1))} updates"]
-        parts += [f"residual {span(self.residual.reshape(-1), '.2g')}", value]
+        own: Any = self
+        value = f"value {tuple(own.value.shape)} {str(own.value.dtype).removeprefix('torch.')}"
+        parts = [f"{self._reasons()} after {span(own.steps.reshape(-1))} updates"]
+        parts += [f"residual {span(own.residual.reshape(-1), '.2g')}", value]
         return f"{type(self).__name__}({', '.join(parts)})"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from .._plot import PlotsHistory
-from .._solution import Solution, plural, worst_failure
+from .._solution import Solution, Value, plural, worst_failure
 
 _REMEDIES = {
     "max_steps": "try a larger max_steps, or method='anderson'",
@@ -17,7 +17,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class FixedPointSolution(PlotsHistory, Solution):
+class FixedPointSolution(PlotsHistory, Solution[Value]):
     """The fixed point x = f(x) of each sample, and the state of convergence.
 
     The attributes are numbers if ``batched`` is False, otherwise arrays with one number for each sample; they are
@@ -66,7 +66,7 @@ class FixedPointSolution(PlotsHistory, Solution):
     #: The norm for the test of convergence, in messages
     _judged: ClassVar[str] = "||f(x) - x||"
 
-    def _with_value(self, value: Any) -> FixedPointSolution:
+    def _with_value(self, value: Any) -> FixedPointSolution[Any]:
         """Return this solution with another form of its value, and with the state for a warm start."""
         result = replace(self, value=value)
         vars(result).update(_judged=self._judged, _memory=self._memory)

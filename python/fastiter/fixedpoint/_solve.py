@@ -344,7 +344,7 @@ class Run:
                 self.problem.choose(self.slots)
         return x, f, back, again
 
-    def solution(self) -> FixedPointSolution:
+    def solution(self) -> FixedPointSolution[Any]:
         """Return the solution; if a sample has not converged, warn or raise."""
         layout, space = self.problem.layout, self.space
         converged = self.reason == CONVERGED

@@ -108,7 +108,7 @@ class MDPBatch:
         callback: Callable[[Progress], Any] | None = None,
         throw: bool = False,
         **options: Any,
-    ) -> MDPSolution:
+    ) -> MDPSolution[Array]:
         """Return V* = T V* of each model, each with its own stopping test and the same bits as when solved alone.
 
         Parameters
@@ -162,7 +162,7 @@ class MDPBatch:
             solution = together(solutions, problem.S, problem.dtype, limits)
         return judged("solve", solution, limits.throw)
 
-    def _by_kernels(self, choice: Choice, starts: Array | None, limits: Limits) -> MDPSolution | None:
+    def _by_kernels(self, choice: Choice, starts: Array | None, limits: Limits) -> MDPSolution[Array] | None:
         """Return all solutions by one call of the kernels, as far as it goes; None if it does not apply."""
         problem, processes = self._problem, [model._process for model in self._models]
         free = [choice.is_free(each) for each in processes]

@@ -173,7 +173,7 @@ class MDP:
         max_steps: int = 100_000,
         callback: Callable[[Progress], Any] | None = None,
         throw: bool = False,
-    ) -> MDPSolution:
+    ) -> MDPSolution[Array]:
         """Return V* = T V* within atol / 2, an optimal policy, and bounds.
 
         Parameters
@@ -233,7 +233,7 @@ class MDP:
         choice = Choice(method, stop, order, exact_diag, omega, policy_sweeps, alpha, window)
         return judged("solve", self._solved("solve", choice, self._start("solve", value0), limits), limits.throw)
 
-    def _solved(self, function: str, choice: Choice, start: Array, limits: Limits) -> MDPSolution:
+    def _solved(self, function: str, choice: Choice, start: Array, limits: Limits) -> MDPSolution[Array]:
         """Return a solution, whether converged or not."""
         self._discount(function)
         if choice.is_free(self._process):

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from .._call.iterate import Limits
 from .._check import count
 from .._plot import PlotsHistory, axes_of, draw_grid, grid_of, moves_of, numbers
-from .._solution import Solution, plural
+from .._solution import Solution, Value, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Array = npt.NDArray[Any]
 #: Steps down and right of the actions north, east, south and west
 COMPASS = ((-1, 0), (0, 1), (1, 0), (0, -1))
 _REMEDIES = {
@@ -27,7 +29,7 @@ _GAIN_REMEDY = "try tau=0.5 (periodic chains need it) or a larger max_steps"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class MDPSolution(PlotsHistory, Solution):
+class MDPSolution(PlotsHistory, Solution[Value]):
     """Optimal values of a decision process, a policy, and bounds that hold whether or not the method converged.
 
     Attributes
@@ -70,11 +72,11 @@ class MDPSolution(PlotsHistory, Solution):
     (True, array([0, 0, 0]))
     """
 
-    policy: Any
-    lower: Any
-    upper: Any
+    policy: Value
+    lower: Value
+    upper: Value
     tolerance: float
-    history: Any
+    history: Array
     _begins_before: ClassVar[bool] = False
 
     def plot_grid(
@@ -138,7 +140,7 @@ class MDPSolution(PlotsHistory, Solution):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AverageSolution(Solution):
+class AverageSolution(Solution[Array]):
     """The optimal average reward of a process, in which each policy has a single recurrent class.
 
     Attributes
@@ -179,9 +181,13 @@ class AverageSolution(Solution):
     (0.4286, array([1, 1, 1, 1, 1, 1]))
     """
 
+    converged: bool
+    steps: int
+    residual: float
+    reason: str
     gain: float
     gain_bounds: tuple[float, float]
-    policy: Any
+    policy: Array
     tolerance: float
     multichain: bool = False
 
@@ -199,7 +205,7 @@ class AverageSolution(Solution):
         return [f"gain {self.gain:.6g}"]
 
 
-def alone(batch: MDPSolution, m: int = 0) -> MDPSolution:
+def alone(batch: MDPSolution[Any], m: int = 0) -> MDPSolution[Any]:
     """Return the solution of one of several models."""
     return MDPSolution(
         value=batch.value[m],
@@ -216,7 +222,7 @@ def alone(batch: MDPSolution, m: int = 0) -> MDPSolution:
     )
 
 
-def together(solutions: Sequence[MDPSolution], S: int, dtype: np.dtype[Any], limits: Limits) -> MDPSolution:
+def together(solutions: Sequence[MDPSolution[Any]], S: int, dtype: np.dtype[Any], limits: Limits) -> MDPSolution[Any]:
     """Return the solutions of several models as one, with a leading axis of models."""
     checks = max([len(one.history) for one in solutions], default=0)
     history = np.full((len(solutions), checks), np.nan)

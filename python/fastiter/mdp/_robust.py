@@ -57,7 +57,7 @@ def robust(
     max_steps: int = 100_000,
     callback: Callable[[Progress], Any] | None = None,
     throw: bool = False,
-) -> MDPSolution:
+) -> MDPSolution[Array]:
     """Return V = max_a min over q near P of r + gamma q V, by value iteration with bounds.
 
     Parameters
@@ -127,7 +127,7 @@ def robust(
     process.inexact = inexact(process, uncertainty)
     mixture = np.zeros(len(process.rows.reward)) if kind == "s-l1" else None
 
-    def once(process: Process, start: Array, limits: Limits) -> MDPSolution:
+    def once(process: Process, start: Array, limits: Limits) -> MDPSolution[Array]:
         work = Work(process, start, _discount(process), operator(process, uncertainty, mixture))
         solution = quietly(work, ValueIteration(), limits, negated)
         return solution if mixture is None else replace(solution, policy=mixture.copy())

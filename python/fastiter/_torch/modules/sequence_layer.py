@@ -15,6 +15,7 @@ from ..._sequences import as_parts, check_absent, check_packing
 from ..launch import clamped_lengths
 from ..ops import CPU_AND_CUDA, autocast_dtype, check_dense, check_reset, checked_bounds, checked_lengths
 from ..packed import checked_sizes
+from .calls import SequenceCall
 
 State = tuple[Tensor, ...]
 
@@ -33,6 +34,8 @@ class SequenceLayer(nn.Module):
     `time` is the time axis of a batch x: 0 in (T, B, I), 1 in (B, T, I). Inputs are projected in their memory layout;
     the recurrences take them as a view (B, T, ...) (:meth:`_rows`).
     """
+
+    __call__: SequenceCall[Any]
 
     def __init__(self, input_size: int, hidden_size: int, batch_first: bool) -> None:
         super().__init__()

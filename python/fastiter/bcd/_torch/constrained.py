@@ -36,7 +36,7 @@ def sketched_newton(
     callback: Callback | None = None,
     throw: bool = False,
     rng: Any = None,
-) -> ConstrainedSolution:
+) -> ConstrainedSolution[Tensor]:
     """Minimise f(x) with c(x) = 0 by inexact Newton steps on the first-order conditions; derivatives are automatic.
 
     Parameters
@@ -113,7 +113,7 @@ def sketched_newton(
     limits: Any = {"atol": atol, "max_steps": max_steps, "callback": with_tensors(callback), "throw": throw}
     options: Any = {"multipliers0": first, "sketch": sketch, "rng": rng, **limits}
 
-    def call() -> ConstrainedSolution:
+    def call() -> ConstrainedSolution[Tensor]:
         with torch.inference_mode(False), torch.no_grad():
             arrays = problem.objective, problem.constraints, array_of(x0)
             solution = on_tensors(lambda: _sketched_newton.sketched_newton(*arrays, **options))
@@ -162,7 +162,7 @@ class _Problem:
         result = self._constraints(x, *self._arguments(self._tensors if tensors is None else tensors))
         return _checked("constraints", result, 1, "of shape (k,)")
 
-    def with_gradient(self, solution: ConstrainedSolution) -> ConstrainedSolution:
+    def with_gradient(self, solution: ConstrainedSolution[Tensor]) -> ConstrainedSolution[Tensor]:
         """Return the solution with its value and multipliers differentiable."""
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             return solution

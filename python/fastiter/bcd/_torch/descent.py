@@ -90,7 +90,7 @@ class Descent:
         sweep = max(len(self._blocks), 1)
         return _EVERY if self._variable or (self._method.is_greedy and sweep > 1) else sweep
 
-    def solution(self, limits: Limits) -> BCDSolution:
+    def solution(self, limits: Limits) -> BCDSolution[Tensor]:
         """Take steps until the residual is small, or until a limit."""
         closure = self._closure
         record = iterate(self._checks(limits), limits, Checks(overflows=False))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from .matrix import DEVICES, array_of
 from .objective import Closure, Objective
 from .problem import Problem
 
-AnySolution = TypeVar("AnySolution", bound=Solution)
+Array = npt.NDArray[Any]
 
 
 def bcd(
@@ -42,7 +43,7 @@ def bcd(
     throw: bool = False,
     check_every: int | None = None,
     rng: Any = None,
-) -> BCDSolution:
+) -> BCDSolution[Tensor]:
     """Minimise f(x) + sum_j h_j(x_j) on tensors; the minimiser is differentiable while its active set is fixed.
 
     The derivatives are those of the equations that the free coordinates satisfy, one linear system for each backward
@@ -148,7 +149,7 @@ def bcd(
     if x0 is not None:
         check_tensors(function, ("A", "x0"), (problem._tensors["A"], x0), FLOATS, DEVICES)
 
-    def call() -> BCDSolution:
+    def call() -> BCDSolution[Tensor]:
         first = None if x0 is None else array_of(x0)
         choices: Any = {"blocks": 1 if blocks is None else blocks, "rule": rule, "update": update, "stop": stop}
         limits: Any = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "throw": throw, "check_every": check_every}
@@ -162,7 +163,7 @@ def bcd(
 
 def _minimised(
     problem: Objective, x0: Any, blocks: Any, method: Method, rng: Any, limits: Limits, has_default_interval: bool
-) -> BCDSolution:
+) -> BCDSolution[Tensor]:
     """Return the minimiser of a function."""
     if x0 is None:
         raise TypeError("bcd: x0 must be a tensor in the shape of x for a function, got None")
@@ -184,7 +185,7 @@ def with_tensors(callback: Any) -> Any:
     return lambda progress: callback(progress._converted(torch.from_numpy, torch.from_numpy))
 
 
-def on_tensors(solve: Callable[[], AnySolution]) -> AnySolution:
+def on_tensors(solve: Callable[[], Solution[Array]]) -> Any:
     """Return a solution with its arrays as tensors, also in the attribute of an error."""
     try:
         solution = solve()
@@ -195,7 +196,7 @@ def on_tensors(solve: Callable[[], AnySolution]) -> AnySolution:
     return _converted(solution)
 
 
-def _converted(solution: AnySolution) -> AnySolution:
+def _converted(solution: Solution[Array]) -> Any:
     named = {each.name: getattr(solution, each.name) for each in fields(solution)}
     tensors: dict[str, Any] = {n: torch.from_numpy(x) for n, x in named.items() if isinstance(x, np.ndarray)}
     return replace(solution, **tensors)

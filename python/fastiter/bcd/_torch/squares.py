@@ -35,7 +35,7 @@ def lasso_path(
     max_steps: int = 100,
     callback: Callback | None = None,
     throw: bool = False,
-) -> LassoPath:
+) -> LassoPath[Tensor]:
     """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, differentiably, with warm starts.
 
     Parameters
@@ -107,7 +107,7 @@ def lasso_path(
     if isinstance(l2, Tensor) and l2.numel() != 1:
         raise ValueError(f"{function}: l2 must be a number or a tensor of one, got shape {tuple(l2.shape)}")
 
-    def call() -> LassoPath:
+    def call() -> LassoPath[Tensor]:
         path = on_tensors(
             lambda: _path.lasso_path(
                 matrix.array(function),
@@ -153,7 +153,7 @@ def nnls(
     max_steps: int = 10_000_000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> BCDSolution:
+) -> BCDSolution[Tensor]:
     """Minimise ||A x - b|| over x >= 0, differentiably.
 
     Parameters
@@ -224,7 +224,7 @@ def sketch_solve(
     callback: Callback | None = None,
     throw: bool = False,
     rng: Any = None,
-) -> SketchSolution:
+) -> SketchSolution[Tensor]:
     """Solve A x = b by projections x <- x + A' S (S' A A' S)^+ S' (b - A x) with random S; it has no gradient.
 
     Parameters
@@ -291,7 +291,7 @@ def sketch_solve(
             remedy = "(fastiter.torch.relax and torch.linalg.solve have gradients), got one that requires it"
             raise ValueError(f"{function}: {name} must not require a gradient {remedy}")
 
-    def call() -> SketchSolution:
+    def call() -> SketchSolution[Tensor]:
         first = None if x0 is None else array_of(x0)
         limits: Any = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "throw": throw}
         options: Any = {"sketch": sketch, "size": size, "callback": with_tensors(callback), "rng": rng}

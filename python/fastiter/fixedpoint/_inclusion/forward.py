@@ -13,6 +13,7 @@ from .solve import (
     InclusionSolution,
     Iterate,
     Operator,
+    Point,
     Resolvent,
     checked_call,
     norm,
@@ -74,7 +75,7 @@ class _Trials:
 def forward_backward(
     resolvent: Resolvent,
     forward: Operator,
-    x0: Any,
+    x0: Point,
     *,
     step: float | None = None,
     lipschitz: float | None = None,
@@ -84,7 +85,7 @@ def forward_backward(
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[Point]:
     """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- x + relaxation (z - x): the proximal gradient method.
 
     It converges for cocoercive B, such as gradients of convex functions with Lipschitz constant L, if t < 2 / L, and
@@ -146,7 +147,7 @@ def forward_backward(
 def forward_backward_forward(
     resolvent: Resolvent,
     forward: Operator,
-    x0: Any,
+    x0: Point,
     *,
     step: float | None = None,
     lipschitz: float | None = None,
@@ -155,7 +156,7 @@ def forward_backward_forward(
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[Point]:
     """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- z - t (B z - B x): Tseng's method.
 
     It converges for monotone B with Lipschitz constant L if t < 1 / L; with ``lipschitz``, t = 0.9 / L. A step takes
@@ -212,7 +213,7 @@ def forward_backward_forward(
 def extragradient(
     resolvent: Resolvent,
     forward: Operator,
-    x0: Any,
+    x0: Point,
     *,
     step: float | None = None,
     lipschitz: float | None = None,
@@ -221,7 +222,7 @@ def extragradient(
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[Point]:
     """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- (I + t A)^-1 (x - t B z): Korpelevich's method.
 
     It converges for monotone B with Lipschitz constant L if t < 1 / L and A is the normal cone of a set; with

@@ -12,7 +12,7 @@ from ..._call.iterate import Callback, Limits
 from ..._check import check_choice, count, positive, type_name
 from ..._docs import documented
 from .docs import PARTS
-from .solve import InclusionSolution, Iterate, Resolvent, checked_call, norm, point, solved
+from .solve import InclusionSolution, Iterate, Point, Resolvent, checked_call, norm, point, solved
 
 Variant = Literal["cocoercive", "lipschitz"]
 
@@ -21,7 +21,7 @@ Variant = Literal["cocoercive", "lipschitz"]
 def halpern_vr(
     components: Callable[[Any, Any], Any],
     resolvent: Resolvent,
-    x0: Any,
+    x0: Point,
     *,
     n: int,
     lipschitz: float,
@@ -35,7 +35,7 @@ def halpern_vr(
     max_steps: int = 100_000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[Point]:
     """0 in F(x) + G(x), F the mean of n components, by Halpern's iteration with estimates of F from a few of them.
 
     ``"cocoercive"``: x <- (I + t G)^-1 (w x0 + (1 - w) x - t E), w = 2 / (k + 4) at step k. The estimate E of F(x) is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,23 +13,25 @@ from ..._docs import documented
 from .docs import PARTS
 from .solve import InclusionSolution, Iterate, Operator, blocks, checked_call, norm, solved, step_size
 
+Points = TypeVar("Points", bound=tuple[Any, ...])
+
 
 @documented(PARTS)
 def mirror_prox(
     forward: Operator,
-    x0: tuple[Any, ...],
+    x0: Points,
     *,
     step: float | None = None,
     lipschitz: float | None = None,
     average: bool = False,
     beta: float = 0.0,
-    reference: tuple[Any, ...] | None = None,
+    reference: Points | None = None,
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[Points]:
     """Variational inequality of B on simplices by z ~ x exp(-t B x), x ~ x exp(-t B z): the entropy's extragradient.
 
     ``~`` is equality after each block is normalised to the sum 1 along its last axis. It converges for monotone B and t

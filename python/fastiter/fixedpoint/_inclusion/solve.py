@@ -9,15 +9,19 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ..._call.iterate import Limits, Record, Step, iterate
 from ..._check import FLOATS, positive, type_name
 from ..._plot import PlotsHistory
-from ..._solution import Solution, judged, plural
+from ..._solution import Solution, Value, judged, plural
 
+Array = npt.NDArray[Any]
+#: An array or a tensor, or where a method says so a tuple of these
+Point = TypeVar("Point")
 #: (y, t) -> (I + t A)^-1 y
 Resolvent: TypeAlias = Callable[[Any, float], Any]
 #: x -> B x
@@ -34,7 +38,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class InclusionSolution(PlotsHistory, Solution):
+class InclusionSolution(PlotsHistory, Solution[Value]):
     """A zero of a sum of monotone operators, and how it was found.
 
     Attributes
@@ -75,10 +79,14 @@ class InclusionSolution(PlotsHistory, Solution):
     (array([ 1., -2.]), 'converged')
     """
 
+    converged: bool
+    steps: int
+    residual: float
+    reason: str
     tolerance: float
     evaluations: int
     step: float
-    history: Any
+    history: Array
     _begins_before: ClassVar[bool] = False
 
     def _failure(self) -> str | None:
@@ -103,7 +111,7 @@ class Iterate(NamedTuple):
     stagnated: bool = False
 
 
-def solved(function: str, iterates: Iterator[Iterate], limits: Limits, dtype: object) -> InclusionSolution:
+def solved(function: str, iterates: Iterator[Iterate], limits: Limits, dtype: object) -> InclusionSolution[Any]:
     """Take steps, on points of a dtype, until the method ends, and return the result."""
     limits = limits.checked(function, dtype, smallest_max=1)
     record = iterate(_checks(iterates, limits), limits, Record(_GROWTH))

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from ..._call.iterate import Callback, Limits
 from ..._check import positive
 from ..._docs import documented
 from .docs import PARTS
-from .solve import InclusionSolution, Iterate, Operator, Resolvent, blocks, checked_call, norm, point, relaxed, solved
+from .solve import (
+    InclusionSolution,
+    Iterate,
+    Operator,
+    Point,
+    Resolvent,
+    blocks,
+    checked_call,
+    norm,
+    point,
+    relaxed,
+    solved,
+)
+
+#: The dual point, whose shape may differ from the primal one's
+Other = TypeVar("Other")
 
 
 def _reflected(
-    function: str, resolvents: tuple[Resolvent, Resolvent], x0: Any, step: float, rate: float, limits: Limits
-) -> InclusionSolution:
+    function: str, resolvents: tuple[Resolvent, Resolvent], x0: Point, step: float, rate: float, limits: Limits
+) -> InclusionSolution[Point]:
     """Iterate u <- u + rate (v - z), z = J_A u, v = J_B (2 z - u)."""
     u0, t = point(function, "x0", x0), positive(function, "step", step, zero=False)
     first = checked_call(function, "resolvent_a", resolvents[0], u0)
@@ -36,7 +51,7 @@ def _reflected(
 def peaceman_rachford(
     resolvent_a: Resolvent,
     resolvent_b: Resolvent,
-    x0: Any,
+    x0: Point,
     *,
     step: float = 1.0,
     rtol: float | None = None,
@@ -44,7 +59,7 @@ def peaceman_rachford(
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[Point]:
     """0 in (A + B)(x) by u <- (2 J_B - I)(2 J_A - I) u, x = J_A u, with the resolvents J_A and J_B.
 
     It converges for every step if one of the operators is strongly monotone and Lipschitz, such as I - W of a monotone
@@ -94,7 +109,7 @@ def peaceman_rachford(
 def douglas_rachford(
     resolvent_a: Resolvent,
     resolvent_b: Resolvent,
-    x0: Any,
+    x0: Point,
     *,
     step: float = 1.0,
     relaxation: float = 1.0,
@@ -103,7 +118,7 @@ def douglas_rachford(
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[Point]:
     """0 in (A + B)(x) by u <- u + relaxation (J_B(2 x - u) - x), x = J_A u: half of a Peaceman-Rachford step.
 
     It converges for all maximally monotone A and B whose sum has a zero, and for every step.
@@ -155,7 +170,7 @@ def davis_yin(
     resolvent_a: Resolvent,
     resolvent_b: Resolvent,
     forward: Operator,
-    x0: Any,
+    x0: Point,
     *,
     step: float,
     relaxation: float = 1.0,
@@ -164,7 +179,7 @@ def davis_yin(
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[Point]:
     """0 in (A + B + C)(x) by x = J_A u, v = J_B(2 x - u - t C x), u <- u + relaxation (v - x): three operators.
 
     It converges for cocoercive C with Lipschitz constant L if t < 2 / L.
@@ -234,7 +249,7 @@ def primal_dual(
     resolvent: Resolvent,
     resolvent_dual: Resolvent,
     operators: tuple[Operator, Operator],
-    x0: tuple[Any, Any],
+    x0: tuple[Point, Other],
     *,
     norm_bound: float,
     ratio: float = 1.0,
@@ -244,7 +259,7 @@ def primal_dual(
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> InclusionSolution:
+) -> InclusionSolution[tuple[Point, Other]]:
     """0 in A x + K^T B K x, such as min f(x) + g(K x), by Chambolle and Pock's primal-dual iteration.
 
     x' = J_A(x - tau K^T y), y' = (I + sigma B^-1)^-1 (y + sigma K (2 x' - x)), with tau sigma norm(K)^2 < 1; both are

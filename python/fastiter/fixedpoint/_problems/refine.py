@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ..._array_like import as_arrays
 from ..._call.iterate import Callback, Limits
@@ -14,6 +15,7 @@ from .._problem import Stopping
 from .._result import FixedPointSolution
 from .._space import DTYPES, NumPySpace
 
+Array = npt.NDArray[Any]
 METHODS = ("picard", "anderson", "broyden", "aitken")
 
 
@@ -61,7 +63,7 @@ def refine(
     callback: Callback | None = None,
     throw: bool = False,
     **options: Any,
-) -> FixedPointSolution:
+) -> FixedPointSolution[Array]:
     """x <- x + S(b - A x): iterative refinement of A x = b by any approximate solver S.
 
     It converges if the spectral radius of I - S A is below 1, at the rate of that radius, and the result has the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,13 @@ from ... import _core
 from ..._array_like import as_arrays
 from ..._call.iterate import Callback, Columns, Limits, Record, Step, last_step
 from ..._check import check_arrays, positive
-from ..._solution import Solution, judged, plural, worst_failure
+from ..._solution import Solution, Value, judged, plural, worst_failure
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SinkhornSolution(Solution):
+class SinkhornSolution(Solution[tuple[Value, Value]], Generic[Value]):
     """The potentials of an entropic transport problem, or of each problem of a batch, and the state of convergence.
 
     Attributes
@@ -62,21 +62,24 @@ class SinkhornSolution(Solution):
     _problem: Any
 
     @property
-    def plan(self) -> Any:
+    def plan(self) -> Value:
         """The plan P = exp((f + g - C) / epsilon), (n, m) or (B, n, m), made on access."""
-        (f, g), C = self.value, self._problem[0]
+        own: Any = self
+        (f, g), C = own.value, self._problem[0]
         exponent = (f[..., :, None] + g[..., None, :] - C) / self.epsilon
-        return np.exp(exponent) if isinstance(exponent, np.ndarray) else exponent.exp()
+        return cast(Value, np.exp(exponent) if isinstance(exponent, np.ndarray) else exponent.exp())
 
     @property
     def cost(self) -> Any:
         """The cost sum P C of the plan: a number, or (B,)."""
-        return (self.plan * self._problem[0]).sum((-2, -1))
+        own: Any = self
+        return (own.plan * self._problem[0]).sum((-2, -1))
 
     @property
     def dual(self) -> Any:
         """The value f.a + g.b of the dual problem, without the constant epsilon sum P: a number, or (B,)."""
-        (f, g), (_, a, b) = self.value, self._problem
+        own: Any = self
+        (f, g), (_, a, b) = own.value, self._problem
         return _products(f, a).sum(-1) + _products(g, b).sum(-1)
 
     def _failure(self) -> str | None:
@@ -108,7 +111,7 @@ def sinkhorn(
     max_steps: int = 10_000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> SinkhornSolution:
+) -> SinkhornSolution[Array]:
     """f <- epsilon (log a - log sum_j exp((g - C) / epsilon)), and g likewise: entropic optimal transport.
 
     The plan P = exp((f + g - C) / epsilon) minimises ``sum P C + epsilon sum P (log P - 1)`` among those with the row
@@ -247,7 +250,7 @@ def solution_of(
     is_batch: bool,
     limits: tuple[float, Any, int | None],
     problem: tuple[Any, Any, Any],
-) -> SinkhornSolution:
+) -> SinkhornSolution[Any]:
     """Return the solution.
 
     numbers: whether each problem converged, its steps and its residual; limits: epsilon, the tolerances, and the steps

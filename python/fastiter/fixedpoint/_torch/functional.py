@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from .implicit import Problem, attach, differentiable_once
 from .layout import Map, checked_state, flat_state
 from .noise import FixedNoise
 from .space import solve_tensors
+
+#: The structure of x
+X = TypeVar("X", bound=Tensor | Sequence[Tensor] | Mapping[Any, Tensor])
 
 GRADS = ("implicit", "unrolled", "one-step", "phantom", "neumann")
 _NAME = "fixed_point"
@@ -87,7 +90,7 @@ class _Gradient:
 
 def fixed_point(
     f: Callable[..., Any],
-    x0: Any,
+    x0: X | FixedPointSolution[X],
     *params: Any,
     method: Method = "anderson",
     norm: Literal["l2", "inf", "rms", "span"] | Callable[[Any], Any] = "l2",
@@ -106,7 +109,7 @@ def fixed_point(
     callback: Callback | None = None,
     throw: bool = False,
     **options: Any,
-) -> FixedPointSolution:
+) -> FixedPointSolution[X]:
     """x = f(x, *args, *params) for each sample of a batch, with a gradient for which no iterations are stored.
 
     The gradient is that of the solution, whatever the method: the adjoint equation u = g + (df/dx)^T u is solved by a
@@ -273,7 +276,7 @@ def _solve(
     solver: Solver,
     requested: tuple[str, Mapping[str, Any] | None, int, float],
     shape: dict[str, Any],
-) -> FixedPointSolution:
+) -> FixedPointSolution[Any]:
     if torch.is_inference_mode_enabled():
         # Products with J need autograd graphs, which do not support inference tensors.
         with torch.inference_mode(False), torch.no_grad():
@@ -302,7 +305,7 @@ def _differentiable(
     wrapped: Map,
     value: Tensor,
     fixed: FixedNoise,
-    result: FixedPointSolution,
+    result: FixedPointSolution[Any],
     start: Any,
     gradient: _Gradient,
     damping: float,
@@ -335,7 +338,7 @@ def _differentiable(
     return attach(Problem(function, solve, _NAME, exact), value, wrapped.tensors, anchor)
 
 
-def _steps_of_value(result: FixedPointSolution) -> Tensor:
+def _steps_of_value(result: FixedPointSolution[Any]) -> Tensor:
     """Return the steps (B, 1) after which Picard's method reached each row's value, that of the smallest residual."""
     residuals = result.history.reshape(len(result.history), -1).nan_to_num(torch.inf, torch.inf)
     steps, converged = (torch.as_tensor(x).reshape(-1) for x in (result.steps, result.converged))
@@ -359,8 +362,8 @@ def _neumann(terms: int, function: Callable[[Tensor], Tensor], right: Tensor) ->
 
 
 def with_gradient(
-    f: Callable[..., Any], solution: FixedPointSolution, value: Any, params: tuple[Any, ...], adjoint: Solver
-) -> FixedPointSolution:
+    f: Callable[..., Any], solution: FixedPointSolution[Any], value: Any, params: tuple[Any, ...], adjoint: Solver
+) -> FixedPointSolution[Any]:
     """Return a solution whose value is an already known fixed point of f(x, *params), with its gradient.
 
     Parameters
@@ -385,6 +388,6 @@ def with_gradient(
     return known if result is None else replace(known, value=layout.unpack(result))
 
 
-def detached(result: FixedPointSolution) -> FixedPointSolution:
+def detached(result: FixedPointSolution[Any]) -> FixedPointSolution[Any]:
     """Return a solution without the gradient of its value."""
     return replace(result, value=pytree.tree_map_only(Tensor, Tensor.detach, result.value))

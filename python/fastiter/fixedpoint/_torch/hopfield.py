@@ -71,7 +71,7 @@ def hopfield_update(
     max_steps: int = 1000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> HopfieldSolution:
+) -> HopfieldSolution[Tensor]:
     """x <- X softmax(beta X^T x): :func:`fastiter.fixedpoint.hopfield_update` on tensors.
 
     Differentiable in stored, beta and state. With ``steps`` the gradient is that of these updates; without, ``grad``
@@ -103,7 +103,7 @@ def hopfield_update(
     if has_torch_function_variadic(state, stored, beta, mask):
         options = {"beta": beta, "steps": steps, "mask": mask, "grad": grad, "rtol": rtol, "atol": atol}
         ends = {"max_steps": max_steps, "callback": callback, "throw": throw}
-        result: HopfieldSolution = dispatched(hopfield_update, state, stored, **options, **ends)
+        result: HopfieldSolution[Tensor] = dispatched(hopfield_update, state, stored, **options, **ends)
         return result
     stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw), steps).checked(function)
     check_choice(function, "grad", grad, ("implicit", "unrolled"))

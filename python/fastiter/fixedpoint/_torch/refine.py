@@ -42,7 +42,7 @@ def refine(
     callback: Callback | None = None,
     throw: bool = False,
     **options: Any,
-) -> FixedPointSolution:
+) -> FixedPointSolution[Tensor]:
     """x <- x + S(b - A x): iterative refinement of A x = b by any approximate solver S, such as a network.
 
     The gradient g of x gives u = A^-T g, by the refinement of A^T u = g with the transpose of S; then db = u, and
@@ -125,7 +125,7 @@ def refine(
 
 def _refined(
     A: Any, S: Any, b: Tensor, x0: Any, solver: Solver, adjoint: Mapping[str, Any] | None
-) -> FixedPointSolution:
+) -> FixedPointSolution[Tensor]:
     """Check the tensors, iterate, and give the solution its gradient."""
     _, layout = checked_state(_NAME, b, batched=False, argument="b")
     start = torch.zeros_like(b) if x0 is None else x0
@@ -199,7 +199,7 @@ def _solved(
     stopping: Stopping,
     method: str,
     options: Mapping[str, Any],
-) -> FixedPointSolution:
+) -> FixedPointSolution[Tensor]:
     """Return the x with residual(x) = 0, by corrections S(residual(x))."""
     measured = _Measured(residual, solve, b)
     own, judged = stopping._replace(norm=measured.norm), "||b - A x||"

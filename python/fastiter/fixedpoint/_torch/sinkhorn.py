@@ -145,7 +145,7 @@ def sinkhorn(
     max_steps: int = 10_000,
     callback: Callback | None = None,
     throw: bool = False,
-) -> SinkhornSolution:
+) -> SinkhornSolution[Tensor]:
     """f <- epsilon (log a - log sum_j exp((g - C) / epsilon)), and g likewise, on tensors: entropic optimal transport.
 
     f and g are shifted to the same mean. They and the plan, cost and dual value are differentiable in C, a and b to any

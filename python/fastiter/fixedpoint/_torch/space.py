@@ -120,7 +120,7 @@ def solve_tensors(
     method: str = "anderson",
     options: dict[str, Any] | None = None,
     **settings: Any,
-) -> FixedPointSolution:
+) -> FixedPointSolution[Any]:
     """Return the fixed points of a map on tensors, without gradients.
 
     stopping: checked (:meth:`Stopping.checked`). how: ``batched``, ``args``, ``compact`` and ``jvp`` of

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RobustPolicy(Solution):
+class RobustPolicy(Solution[Array]):
     """A policy that is good against the worst model of a set.
 
     Attributes
@@ -52,8 +52,12 @@ class RobustPolicy(Solution):
     (True, 2, np.float64(-8.43))
     """
 
-    policy: Any
-    worst: Any
+    converged: bool
+    steps: int
+    residual: float
+    reason: str
+    policy: Array
+    worst: Array
 
     def _failure(self) -> str | None:
         if self.reason in ("converged", "callback"):

@@ -48,19 +48,24 @@ _SAMPLE, _CHANGED, _NEAR = 200, 0.01, 0.2
 
 
 def automatic(
-    process: Process, choice: Choice, start: Array, limits: Limits, negated: bool, first: MDPSolution | None = None
-) -> MDPSolution:
+    process: Process,
+    choice: Choice,
+    start: Array,
+    limits: Limits,
+    negated: bool,
+    first: MDPSolution[Array] | None = None,
+) -> MDPSolution[Array]:
     """Return the solution, whether converged or not; ``first`` is that of the first steps, if they have been made."""
 
-    def solver(process: Process, start: Array, limits: Limits) -> MDPSolution:
+    def solver(process: Process, start: Array, limits: Limits) -> MDPSolution[Array]:
         return _raced(process, choice, start, limits, negated, None)
 
     return refined(process, _raced(process, choice, start, limits, negated, first), limits, negated, solver)
 
 
 def _raced(
-    process: Process, choice: Choice, start: Array, limits: Limits, negated: bool, first: MDPSolution | None
-) -> MDPSolution:
+    process: Process, choice: Choice, start: Array, limits: Limits, negated: bool, first: MDPSolution[Array] | None
+) -> MDPSolution[Array]:
     race = _Race(process, choice, start, limits, negated)
     first = first or race.opening()
     if first.reason != "max_steps":
@@ -118,8 +123,8 @@ class _Race:
         self.initial = self.start = start
         self.steps, self.spent, self.history = 0, 0, list[Array]()
         self.has_ended = False
-        self.latest: MDPSolution | None = None  # the last one, and the one that the base method continues
-        self.best: MDPSolution | None = None
+        self.latest: MDPSolution[Array] | None = None  # the last one, and the one that the base method continues
+        self.best: MDPSolution[Array] | None = None
         self.residual = math.inf
         self.own = np.zeros(0)  # the residuals of the base method since it began with the values of another one
         self.next_direct = self.next_inexact = 0  # operations from which on these methods may be tried again
@@ -158,18 +163,18 @@ class _Race:
     def _again(self, has_helped: bool) -> int:
         return (_AGAIN if has_helped else _AFTER_FAILURE) * self.spent
 
-    def stepped(self, name: str, steps: int) -> MDPSolution:
+    def stepped(self, name: str, steps: int) -> MDPSolution[Array]:
         """Return the result of steps of a method by name."""
         limits = self.limits._replace(max_steps=min(self.limits.max_steps - self.steps, steps))
         return self._run(self.choice._replace(method=name).new_method("solve", self.process, limits), steps, None)
 
-    def opening(self) -> MDPSolution:
+    def opening(self) -> MDPSolution[Array]:
         """Return the result of the first steps."""
         method = ModifiedPolicyIteration(OPTIONS["policy_sweeps"][0])
         method.stop, method.judgement = self.choice.stop, self.judgement
         return self._run(method, self.limits.max_steps, None)
 
-    def sweep(self, solution: MDPSolution) -> None:
+    def sweep(self, solution: MDPSolution[Array]) -> None:
         """Account for steps of the base method, and judge its progress."""
         operations = solution.steps * self.step_operations
         self._note(solution, operations + _CALL, is_base=True)
@@ -180,7 +185,7 @@ class _Race:
         is_early = not self.is_banded and len(self.own) < 2 * _FIRST
         self.is_rising = is_early and steps_left(self.own, self.limits.atol) == math.inf
 
-    def solution(self) -> MDPSolution:
+    def solution(self) -> MDPSolution[Array]:
         """Return the best values, with the steps and residuals of all methods."""
         assert self.best is not None and self.latest is not None  # for the type checker
         best = self.latest if self.latest.reason != "max_steps" else self.best
@@ -233,7 +238,7 @@ class _Race:
 
     def _run(
         self, method: Method, steps: int, leaves: Callable[[int, float], bool] | None, start: Array | None = None
-    ) -> MDPSolution:
+    ) -> MDPSolution[Array]:
         self.has_left, own = False, self.limits.callback
         before = self.steps
 
@@ -251,7 +256,7 @@ class _Race:
         limits = limits._replace(callback=None if own is None and leaves is None else callback)
         return quietly(Work(self.process, start, self.process.discount), method, limits, self.negated)
 
-    def _note(self, solution: MDPSolution, operations: int, is_base: bool) -> None:
+    def _note(self, solution: MDPSolution[Array], operations: int, is_base: bool) -> None:
         """Account for the steps of a method, and continue from its values if they are better."""
         self.steps, self.spent = self.steps + solution.steps, self.spent + operations
         self.history.append(solution.history)

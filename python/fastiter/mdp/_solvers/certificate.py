@@ -28,7 +28,7 @@ _ENOUGH = {"float32": 2.0**-21, "float64": 2.0**-49}
 _PAYS = 0.5
 
 #: (process, initial values, limits): the solution of a process with other rewards
-Solver = Callable[[Process, Array, Limits], MDPSolution]
+Solver = Callable[[Process, Array, Limits], MDPSolution[Array]]
 
 
 def enclosed(
@@ -76,13 +76,13 @@ def _undiscounted(process: Process, w: Array, numbers: Array) -> tuple[Array, Ar
 
 def refined(
     process: Process,
-    solution: MDPSolution,
+    solution: MDPSolution[Array],
     limits: Limits,
     negated: bool,
     solver: Solver,
     *,
     by_constants: bool = False,
-) -> MDPSolution:
+) -> MDPSolution[Array]:
     """Return a solution, continued by corrections as long as only rounding keeps it from the tolerance.
 
     ``by_constants``: corrections to constant values, for operators that only constants pass through, as those of
@@ -115,7 +115,7 @@ def refined(
     return solution
 
 
-def _reach(solution: MDPSolution, base: Array) -> float:
+def _reach(solution: MDPSolution[Array], base: Array) -> float:
     """Return the largest |V* - base|."""
     return float(np.maximum(solution.upper - base, base - solution.lower).max())
 
@@ -138,7 +138,7 @@ def _corrected(process: Process, base: Array, reach: float) -> Process | None:
     return shifted
 
 
-def _whole(solution: MDPSolution, atol: float, base: Array, progress: Progress) -> Progress:
+def _whole(solution: MDPSolution[Array], atol: float, base: Array, progress: Progress) -> Progress:
     """Return the progress of a correction as that of the whole solution."""
 
     def value() -> Array:
@@ -148,7 +148,9 @@ def _whole(solution: MDPSolution, atol: float, base: Array, progress: Progress) 
     return replace(progress, steps=solution.steps + progress.steps, tolerance=atol, _value=value)
 
 
-def _sum(process: Process, base: Array, solution: MDPSolution, correction: MDPSolution) -> MDPSolution:
+def _sum(
+    process: Process, base: Array, solution: MDPSolution[Array], correction: MDPSolution[Array]
+) -> MDPSolution[Array]:
     """Return the solution base + correction if its bounds are closer, with the steps of both."""
     lower, upper = base + correction.lower, base + correction.upper
     residual = float((upper - lower).max())

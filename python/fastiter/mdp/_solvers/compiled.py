@@ -40,7 +40,7 @@ class Results(NamedTuple):
 
 def solve_one(
     function: str, process: Process, choice: Choice, start: Array, limits: Limits, negated: bool
-) -> MDPSolution:
+) -> MDPSolution[Array]:
     """Return a solution, whether converged or not."""
     solver = _solver(function, choice, negated)
     return refined(process, solver(process, start, limits), limits, negated, solver)
@@ -49,7 +49,7 @@ def solve_one(
 def _solver(function: str, choice: Choice, negated: bool) -> Solver:
     """Return the function that solves a process by a method, without corrections."""
 
-    def solver(process: Process, start: Array, limits: Limits) -> MDPSolution:
+    def solver(process: Process, start: Array, limits: Limits) -> MDPSolution[Array]:
         method = choice.new_method(function, process, limits)
         if limits.callback is None and has_loop(method):
             return alone(by_kernels([process], [method], start[None], limits, negated))
@@ -60,7 +60,7 @@ def _solver(function: str, choice: Choice, negated: bool) -> Solver:
 
 def solve_each(
     function: str, processes: Sequence[Process], choice: Choice, starts: Array | None, limits: Limits, negated: bool
-) -> MDPSolution | None:
+) -> MDPSolution[Array] | None:
     """Return all solutions, each with the same bits as when solved alone; None if they have to be solved one by one.
 
     ``starts`` (B, S) is overwritten; by default each starts from its own lower bound.
@@ -82,7 +82,7 @@ def loops_of_each(
     limits: Limits,
     negated: bool,
     judgement: Judgement | None = None,
-) -> MDPSolution | None:
+) -> MDPSolution[Array] | None:
     """Return the solutions by the kernels' loop without corrections, or None.
 
     The latter is the case if processes are large enough for several threads or for windows, and if a method has no loop
@@ -99,7 +99,7 @@ def loops_of_each(
     return by_kernels(processes, methods * (len(processes) if is_shared else 1), starts, limits, negated)
 
 
-def _checked(solution: MDPSolution) -> MDPSolution:
+def _checked(solution: MDPSolution[Array]) -> MDPSolution[Array]:
     """Return a solution that has stagnated, whose residuals are therefore finite, without NaN after its last check."""
     return (
         replace(solution, history=solution.history[~np.isnan(solution.history)])
@@ -119,7 +119,7 @@ def has_loop(method: Method) -> bool:
 
 def by_kernels(
     processes: Sequence[Process], methods: list[Method], starts: Array | None, limits: Limits, negated: bool
-) -> MDPSolution:
+) -> MDPSolution[Array]:
     """Return the solutions (B, S) by the kernels' loop; a single process uses all threads for its sweeps."""
     first, models, kinds, numbers = processes[0], [], bytearray(), []
     for process, method in zip(processes, methods, strict=True):
@@ -190,7 +190,7 @@ def _solution(
     atol: float,
     name: str,
     negated: bool,
-) -> MDPSolution:
+) -> MDPSolution[Array]:
     """Return the solutions (B, S), as `steps._solution` does for one."""
     with np.errstate(over="ignore", invalid="ignore"):
         value, lower, upper, residual = enclosed(processes, processes[0].discount or 0.0, w, results.numbers, negated)

@@ -16,7 +16,7 @@ from .state import Method, Work
 Array = npt.NDArray[Any]
 
 
-def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution:
+def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution[Array]:
     """Take steps until the method ends."""
     record = Record(overflows=True)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -61,7 +61,7 @@ def _residual(work: Work, stop: str) -> float:
     return max(width, float(work.accuracy.symmetric(work.error())) + 2 * work.bounds.rounding)
 
 
-def _solution(work: Work, method: Method, record: Record, negated: bool) -> MDPSolution:
+def _solution(work: Work, method: Method, record: Record, negated: bool) -> MDPSolution[Array]:
     """Return the midpoint of the bounds, and the bounds."""
     numbers = np.array([[*work.change, *work.bounds[:3]]])
     arrays = enclosed([work.process], work.discount, work.w[None], numbers, negated)

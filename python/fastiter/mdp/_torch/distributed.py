@@ -139,7 +139,7 @@ class MDP:
         max_steps: int = 100_000,
         callback: Callable[[Progress], Any] | None = None,
         throw: bool = False,
-    ) -> MDPSolution:
+    ) -> MDPSolution[Array]:
         """Return V* = T V* within atol / 2 at this rank's states, an optimal policy, and bounds.
 
         Parameters
@@ -205,7 +205,7 @@ class MDP:
         max_steps: int = 100_000,
         callback: Callable[[Progress], Any] | None = None,
         throw: bool = False,
-    ) -> MDPSolution:
+    ) -> MDPSolution[Array]:
         """Return the values of a policy within atol / 2 at this rank's states, by sweeps of its operator, and bounds.
 
         Parameters
@@ -257,7 +257,9 @@ class MDP:
         self._ranks.function = function
         return self._ranks
 
-    def _run(self, function: str, shard: Shard, start: Array | None, chosen: Method, limits: Limits) -> MDPSolution:
+    def _run(
+        self, function: str, shard: Shard, start: Array | None, chosen: Method, limits: Limits
+    ) -> MDPSolution[Array]:
         work = ShardWork(shard, shard.start() if start is None else start)
         solution = quietly(work, chosen, with_every_callback(self._ranks, limits), self._negated)
         return judged(function, solution, limits.throw)

@@ -232,7 +232,7 @@ class CardProcess:
 
 def solve(
     function: str, call: Policy, limits: Limits, v: Tensor | None = None, *, rounded: bool = False
-) -> MDPSolution:
+) -> MDPSolution[Tensor]:
     """Return the solutions by value iteration from v (B, S): tensors, and the best rows as the policy.
 
     ``rounded``: a tolerance below the rounding error is replaced by the rounding error.

@@ -37,7 +37,7 @@ def solve(
     max_steps: int = 100_000,
     callback: Callable[[Progress], Any] | None = None,
     throw: bool = False,
-) -> MDPSolution:
+) -> MDPSolution[Tensor]:
     """Return V* = max_a R + gamma P V* within atol / 2, an optimal policy and bounds, computed where the tensors are.
 
     On a GPU by value iteration with MacQueen's bounds, on the CPU by the automatic method of
@@ -102,7 +102,7 @@ def solve(
     return graph_break(_solved, P, R, gamma, (states, rows), limits, value0)
 
 
-def _solved(P: Any, R: Any, gamma: Any, pairs: tuple[Any, Any], limits: Limits, value0: Any) -> MDPSolution:
+def _solved(P: Any, R: Any, gamma: Any, pairs: tuple[Any, Any], limits: Limits, value0: Any) -> MDPSolution[Tensor]:
     """Check the tensors and solve."""
     function = "solve"
     values = P[2] if isinstance(P, tuple) and len(P) == 3 else P
@@ -142,7 +142,7 @@ def _on_tensors(progress: Progress) -> Progress:
     return replace(progress, _value=lambda: torch.from_numpy(progress.value))
 
 
-def _on_the_cpu(function: str, rows: Rows, call: Policy, first: Tensor | None, limits: Limits) -> MDPSolution:
+def _on_the_cpu(function: str, rows: Rows, call: Policy, first: Tensor | None, limits: Limits) -> MDPSolution[Tensor]:
     solutions, limits = [], limits.with_callback(_on_tensors)
     for m in range(1 if rows.models is None else rows.models):
         arrays = [None if x is None else x.resolve_neg().numpy() for x in rows.model(m)]

@@ -115,6 +115,15 @@ SOLVER = documented(
             skip_check : bool
                 Accepted, and ignored: the checks are fast.
         """,
+        "raises": """
+            Raises
+            ------
+            TypeError
+                If transitions are no matrices, or a number or a reward has another type.
+            Error
+                A class of :mod:`fastiter.mdp.compat.error`, as pymdptoolbox's, if an argument is out of its range, rows
+                of transitions are no probabilities that sum to 1, or shapes do not go together.
+        """,
     }
 )
 
@@ -148,6 +157,8 @@ class MDP:
         The seconds that :meth:`run` took.
     verbose : bool
         Has no effect.
+
+    %(raises)s
 
     See Also
     --------
@@ -223,7 +234,13 @@ class MDP:
         self.verbose = True
 
     def run(self) -> None:
-        """Raise NotImplementedError: the derived classes solve the process."""
+        """Raise NotImplementedError: the derived classes solve the process.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
         raise NotImplementedError(f"{type(self).__name__}: run must be called on a solver, got the base class")
 
     def _attempted(self, solve: Any, max_steps: int) -> Any:
@@ -232,7 +249,7 @@ class MDP:
         self._judge(solution)
         return solution
 
-    def _judge(self, solution: Solution) -> None:
+    def _judge(self, solution: Solution[Any]) -> None:
         if not solution.converged:
             self._warn(solution.residual, solution.steps)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..._torch.linear import linear
+from ..._torch.modules.calls import SegmentedCall
 from ..._torch.modules.layer_docs import documented_layer
 from ..._torch.modules.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_heads, name_of
 from .._cells import METHODS
@@ -23,6 +24,8 @@ GATES = 3  # in both cells
 
 class _ParaLayer(SequenceLayer):
     """Input projection, block-diagonal by heads, and diagonal recurrent weights."""
+
+    __call__: SegmentedCall[Any]
 
     def __init__(
         self,
@@ -176,6 +179,8 @@ class ParaGRU(_ParaLayer):
     >>> y, h = gru.step(x[9], h)  # the same h again
     """
 
+    __call__: SegmentedCall[Tensor]
+
     def __init__(
         self,
         input_size: int,
@@ -241,6 +246,8 @@ class ParaLSTM(_ParaLayer):
     >>> y.shape, c.shape
     (torch.Size([3, 10, 8]), torch.Size([3, 8]))
     """
+
+    __call__: SegmentedCall[tuple[Tensor, Tensor]]
 
     def __init__(
         self,

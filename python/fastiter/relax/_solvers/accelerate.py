@@ -103,7 +103,7 @@ def chebyshev(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """x <- x + d, d <- momentum d + omega D^-1 (b - A x): Jacobi accelerated by Chebyshev polynomials.
 
     The only inner product is for the check of the residual, and all rows are relaxed in parallel.
@@ -141,7 +141,7 @@ def chebyshev(
 
 def solve_chebyshev(
     function: str, A: Any, b: Array, x0: Array | None, limits: Limits, bounds: tuple[float, float] | None
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """:func:`chebyshev`, which neither warns nor raises if it has not converged."""
     stencil = isinstance(A, Stencil)
     system = OfStencil(function, A, "natural") if stencil else prepare(function, A, "jacobi", "natural", None)
@@ -166,7 +166,10 @@ def solve_chebyshev(
     return solve(function, system, make, b, x0, limits)
 
 
-_BACKENDS: Backends[LinearSolution] = {"cpu": solve_chebyshev, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
+_BACKENDS: Backends[LinearSolution[Array]] = {
+    "cpu": solve_chebyshev,
+    "cuda": Cuda("fastiter.relax._torch.cupy", "solve"),
+}
 
 
 def _estimated(function: str, system: System) -> tuple[float, float]:
@@ -200,6 +203,14 @@ class Chebyshev:
     bounds : (float, float), optional
         The smallest and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default
         they are estimated by power iterations, and :meth:`solve` lowers the smallest if necessary.
+
+    Raises
+    ------
+    TypeError
+        If relaxation is no Relaxation, or bounds no pair.
+    ValueError
+        If the method of the relaxation has no symmetric sweep; if bounds are not low <= high; if they are None, and
+        no bounds are known: A is not Hermitian and positive definite, or the sweep alone does not converge.
 
     See Also
     --------
@@ -247,7 +258,7 @@ class Chebyshev:
         callback: Callback | None = None,
         throw: bool = False,
         check_every: int = 1,
-    ) -> LinearSolution:
+    ) -> LinearSolution[Array]:
         """Solve A x = b by accelerated sweeps, like :meth:`Relaxation.solve`.
 
         Parameters
@@ -260,7 +271,7 @@ class Chebyshev:
         limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
         return judged("Chebyshev.solve", self._solve("Chebyshev.solve", b, x0, limits), throw)
 
-    def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
+    def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution[Array]:
         recurrence, directions = Recurrence(*self.bounds, adapts=self.adapts), [np.empty(0)]
 
         def step(x: Array, swept: Array) -> Array:
@@ -286,6 +297,11 @@ class Anderson:
         A relaxation with any method.
     memory : int
         Number of differences of steps that are kept, at most 1000; each takes the memory of two vectors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If relaxation is no Relaxation, or memory no int in its range.
 
     See Also
     --------
@@ -326,7 +342,7 @@ class Anderson:
         callback: Callback | None = None,
         throw: bool = False,
         check_every: int = 1,
-    ) -> LinearSolution:
+    ) -> LinearSolution[Array]:
         """Solve A x = b by mixed sweeps, like :meth:`Relaxation.solve`; each column is mixed separately.
 
         Parameters
@@ -358,7 +374,7 @@ Acceleration = tuple[str, Callable[[Array, Array], Array], Callable[[int, float]
 
 def _solve(
     function: str, relaxation: Relaxation, acceleration: Acceleration, b: object, x0: object, limits: Limits
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     name, accelerate, observe = acceleration
 
     def make(own_b: Array) -> Run:

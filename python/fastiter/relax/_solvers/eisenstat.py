@@ -41,7 +41,7 @@ def ssor_cg(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 5,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """CG on (E + L)^-1 A (E + U)^-1, E = D / omega, which is CG preconditioned by SSOR (Eisenstat's trick).
 
     As A = (E + L) + (E + U) - (2 E - D), a product with this matrix takes one solve with E + L and one with E + U, as
@@ -85,7 +85,7 @@ def ssor_cg(
 
 def solve(
     function: str, A: Any, b: Array, x0: Array | None, limits: Limits, *, omega: object, order: object
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """:func:`ssor_cg`, which neither warns nor raises if it has not converged."""
     refuse_cupy(function, A)
     check_omega(function, "ssor", omega)

@@ -43,7 +43,7 @@ def flexible_cg(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """d = P(r / ||r||), A-orthogonal to the last directions; x <- x + (d^H r / d^H A d) d: flexible CG.
 
     P need not be linear, nor the same in each step: a neural network, a few sweeps, a solver in another precision. For

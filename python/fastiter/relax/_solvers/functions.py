@@ -31,7 +31,7 @@ def jacobi(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """x <- x + omega D^-1 (b - A x): Jacobi's method, all rows at once.
 
     D is the diagonal of A. It converges if A is diagonally dominant, and for every positive definite A with a small
@@ -78,7 +78,7 @@ def block_jacobi(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows, all at once.
 
     Parameters
@@ -123,7 +123,7 @@ def gauss_seidel(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii, row after row, from the newest x: Gauss-Seidel.
 
     It converges if A is Hermitian and positive definite, or diagonally dominant.
@@ -175,7 +175,7 @@ def sor(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii: successive over-relaxation.
 
     Parameters
@@ -222,7 +222,7 @@ def ssor(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """:func:`sor` with one sweep forward and one backward per step: symmetric successive over-relaxation.
 
     Parameters
@@ -270,7 +270,7 @@ def kaczmarz(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row: Kaczmarz's projections.
 
     A may have any shape and zeros on its diagonal. From x0 = 0 it converges to the minimum norm solution of any
@@ -307,7 +307,7 @@ def kaczmarz(
     return judged("kaczmarz", solve("kaczmarz", A, b, x0, limits, omega=omega, order=order, symmetric=symmetric), throw)
 
 
-def solve(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **options: Any) -> LinearSolution:
+def solve(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **options: Any) -> LinearSolution[Array]:
     """Solve A x = b on the device of its arrays."""
     run = choose(method, _BACKENDS, None, A, b, x0)
     if run is not _on_cpu:
@@ -316,4 +316,4 @@ def solve(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **opt
 
 
 _on_cpu = Relaxation._solved
-_BACKENDS: Backends[LinearSolution] = {"cpu": _on_cpu, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
+_BACKENDS: Backends[LinearSolution[Array]] = {"cpu": _on_cpu, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}

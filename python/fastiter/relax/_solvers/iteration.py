@@ -108,7 +108,7 @@ class Iteration:
         if view.single:
             self.target = float(target[0])
 
-    def solution(self) -> LinearSolution:
+    def solution(self) -> LinearSolution[Any]:
         """Take all steps."""
         limits, overflows = self.limits, self.run.overflows
         if limits.callback is not None:
@@ -177,7 +177,7 @@ def largest_ratio(record: Record, norms: Any, target: Any) -> float:
 
 def solve(
     function: str, system: System, make: Callable[[Array], Run], b: object, x0: object, limits: Limits
-) -> LinearSolution:
+) -> LinearSolution[Array]:
     """Check the arguments and iterate from x0, or from 0, by the steps that ``make`` returns for b."""
     own_b, x, single = vectors.checked(function, system, b, x0)
     size = vectors.norm(own_b)

@@ -161,7 +161,7 @@ class Relaxation:
         return built
 
     @classmethod
-    def _solved(cls, method: Method, A: Any, b: object, x0: object, limits: Limits, **options: Any) -> LinearSolution:
+    def _solved(cls, method: Method, A: Any, b: Any, x0: Any, limits: Limits, **options: Any) -> LinearSolution[Array]:
         """Return the solution by the function of a method's name."""
         relaxation = cls._of(method, A, method, **options)
         return solve(method, relaxation._system, relaxation._run, b, x0, limits)
@@ -279,7 +279,7 @@ class Relaxation:
         callback: Callback | None = None,
         throw: bool = False,
         check_every: int = 1,
-    ) -> LinearSolution:
+    ) -> LinearSolution[Array]:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0.
 
         The residual is computed from A, b and x at each check. The solution ends early if the residual has grown by a
@@ -301,7 +301,7 @@ class Relaxation:
         """Return the name of a method in messages: that of the function that the user called."""
         return f"{self._function}.{method}" if self._function == "Relaxation" else self._function
 
-    def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
+    def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution[Array]:
         return solve(function, self._system, self._run, b, x0, limits)
 
     def _run(self, b: Array) -> Run:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._plot import PlotsHistory
-from ..._solution import Solution, plural, worst_failure
+from ..._solution import Solution, Value, plural, worst_failure
 
 #: Suggestions for each reason of a failure
 _REMEDIES = {
@@ -33,7 +33,7 @@ _OF_METHOD = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LinearSolution(PlotsHistory, Solution):
+class LinearSolution(PlotsHistory, Solution[Value]):
     """The x of a linear system A x = b, and how it was found.
 
     The attributes are numbers if b is one column, otherwise arrays with one number for each column, or for each system

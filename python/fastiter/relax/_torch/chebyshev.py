@@ -34,6 +34,13 @@ class Chebyshev:
         The smallest and largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
         are estimated as in :class:`fastiter.relax.Chebyshev`, on the device, at the first solve.
 
+    Raises
+    ------
+    TypeError
+        If relaxation is no Relaxation on tensors, or bounds no pair.
+    ValueError
+        If the method of the relaxation has no symmetric sweep, or bounds are not low <= high.
+
     See Also
     --------
     Relaxation : The sweeps that it accelerates.
@@ -79,7 +86,7 @@ class Chebyshev:
         callback: Callback | None = None,
         throw: bool = False,
         check_every: int = 1,
-    ) -> LinearSolution:
+    ) -> LinearSolution[Tensor]:
         """Solve A x = b by accelerated sweeps, like :meth:`Relaxation.solve`.
 
         Parameters
@@ -93,7 +100,7 @@ class Chebyshev:
         limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
         return judged("Chebyshev.solve", self._solve("Chebyshev.solve", b, x0, limits), throw)
 
-    def _solve(self, function: str, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:
+    def _solve(self, function: str, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution[Tensor]:
         relaxation = self.relaxation
         start = relaxation._start(function, b, x0)
         b = b.detach()

@@ -13,7 +13,7 @@ from .._solvers.result import LinearSolution
 from .implicit import solve_on_card
 
 
-def solve(method: Any, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, **options: Any) -> LinearSolution:
+def solve(method: Any, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, **options: Any) -> LinearSolution[Tensor]:
     """Solve by a method. A is a Stencil, dense, or (indptr, indices, data, shape); only value is not a NumPy array."""
     result = solve_on_card(method, A, b, x0, _with_arrays(limits), **options)
     names = ("converged", "steps", "residual", "tolerance", "history")

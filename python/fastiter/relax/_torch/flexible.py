@@ -43,7 +43,7 @@ def flexible_cg(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """d = P(r / ||r||), A-orthogonal to the last directions; x <- x + (d^H r / d^H A d) d, on tensors.
 
     The gradient g of x gives l = A^-1 g by the same directions: db = l, and dA = -l x^H by the products A x. They reach
@@ -107,7 +107,7 @@ def flexible_cg(
     return graph_break(_solved, A, b, x0, precond, memory, limits)
 
 
-def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, limits: Limits) -> LinearSolution:
+def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, limits: Limits) -> LinearSolution[Tensor]:
     """Check the tensors, solve, and give the solution its gradient."""
     function = "flexible_cg"
     size = vectors.count(function, "memory", memory, 0, MAX_MEMORY)
@@ -131,7 +131,7 @@ def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, lim
     return judged(function, result, limits.throw)
 
 
-def _with_value(result: LinearSolution, value: Tensor) -> LinearSolution:
+def _with_value(result: LinearSolution[Tensor], value: Tensor) -> LinearSolution[Tensor]:
     return LinearSolution(**{**vars(result), "value": value})
 
 
@@ -139,7 +139,7 @@ class _Adjoint(torch.autograd.Function):
     """x, with the gradient A^-1 g for b - A x."""
 
     @staticmethod
-    def forward(ctx: Any, remainder: Tensor, x: Tensor, solve: Callable[[Tensor], LinearSolution]) -> Tensor:
+    def forward(ctx: Any, remainder: Tensor, x: Tensor, solve: Callable[[Tensor], LinearSolution[Tensor]]) -> Tensor:
         ctx.solve = solve
         ctx.save_for_backward(remainder)
         return x.clone()
@@ -215,7 +215,7 @@ class _System:
             raise ValueError(f"{self.function}: {name} must return {expected}, got {got}")
         return result.to(x.dtype)
 
-    def solve(self, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:
+    def solve(self, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution[Tensor]:
         """Return the solution, without its gradient."""
         own_b = self._inside(b).contiguous()
 

@@ -33,7 +33,7 @@ from .relaxation import Relaxation
 from .tensors import check_finite, limits_on_tensors, on_tensors
 
 #: The solvers on arrays, as functions of (method, A, b, x0, limits, **options)
-_ON_ARRAYS: dict[str, Callable[..., LinearSolution]] = {
+_ON_ARRAYS: dict[str, Callable[..., LinearSolution[Any]]] = {
     "kaczmarz": OnArrays._solved,
     "block_jacobi": OnArrays._solved,
     "chebyshev": accelerate.solve_chebyshev,
@@ -50,20 +50,20 @@ class Solver:
     options: Mapping[str, Any]
     columns: int
 
-    def solve(self, values: Tensor, crow: Tensor, col: Tensor, b: Tensor, x0: Tensor | None) -> LinearSolution:
+    def solve(self, values: Tensor, crow: Tensor, col: Tensor, b: Tensor, x0: Tensor | None) -> LinearSolution[Tensor]:
         """Return the solution without its gradient, and without a warning."""
         on_device = _on_cpu if values.is_cpu else _on_gpu
         return on_device(self, (crow, col, values.detach()), b.detach(), x0)
 
 
-def _on_cpu(solver: Solver, A: tuple[Tensor, Tensor, Tensor], b: Tensor, x0: Tensor | None) -> LinearSolution:
+def _on_cpu(solver: Solver, A: tuple[Tensor, Tensor, Tensor], b: Tensor, x0: Tensor | None) -> LinearSolution[Tensor]:
     crow, col, values = A
     arrays = (None if x is None else contiguous(x).numpy() for x in (b, x0))
     matrix, limits = _Csr(values, crow, col, solver.columns), limits_on_tensors(solver.limits)
     return on_tensors(_ON_ARRAYS[solver.method](solver.method, matrix, *arrays, limits, **solver.options))
 
 
-def _on_gpu(solver: Solver, A: tuple[Tensor, Tensor, Tensor], b: Tensor, x0: Tensor | None) -> LinearSolution:
+def _on_gpu(solver: Solver, A: tuple[Tensor, Tensor, Tensor], b: Tensor, x0: Tensor | None) -> LinearSolution[Tensor]:
     crow, col, values = A
     if solver.method == "ssor_cg":
         raise BackendError(f"ssor_cg: A must be on the CPU, as it has no GPU kernels yet, got {values.device}")
@@ -73,7 +73,7 @@ def _on_gpu(solver: Solver, A: tuple[Tensor, Tensor, Tensor], b: Tensor, x0: Ten
 
 def solve(
     method: str, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, *, rectangular: bool = False, **options: Any
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """Check the tensors and solve; warn or raise if it has not converged."""
     refuse_transforms(method, "because the number of iterations depends on the values")
     return graph_break(_solve, method, A, b, x0, limits, rectangular, options)
@@ -87,7 +87,7 @@ def _solve(
     limits: Limits,
     rectangular: bool,
     options: dict[str, Any],
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     crow, col, values = checked_parts(method, A, rectangular=rectangular)
     tensors = {"A": values, "b": b} if x0 is None else {"A": values, "b": b, "x0": x0}
     check_tensors(method, tuple(tensors), tuple(tensors.values()), DTYPES, CPU_AND_CUDA)
@@ -96,7 +96,7 @@ def _solve(
     if columns != n and torch.is_grad_enabled() and (values.requires_grad or b.requires_grad):
         raise ValueError(f"{method}: A must be square for a gradient, got shape {(n, columns)}")
     solver = Solver(method, limits.checked(method, b.dtype), options, columns)
-    results: list[LinearSolution] = []
+    results: list[LinearSolution[Tensor]] = []
     start = None if x0 is None else x0.detach()
     value = _Solve.apply(values, crow, col, b, start, solver, results)
     return judged(method, replace(results[0], value=value), limits.throw)
@@ -114,7 +114,7 @@ class _Solve(torch.autograd.Function):
         b: Tensor,
         x0: Tensor | None,
         solver: Solver,
-        results: list[LinearSolution],
+        results: list[LinearSolution[Tensor]],
     ) -> Tensor:
         results.append(solver.solve(values, crow, col, b, x0))
         x: Tensor = results[0].value
@@ -128,7 +128,7 @@ class _Solve(torch.autograd.Function):
         values, crow, col, x = ctx.saved_tensors
         method, limits = ctx.solver.method, ctx.solver.limits._replace(callback=None)
         check_finite(method, "the gradient of x", g)
-        results: list[LinearSolution] = []
+        results: list[LinearSolution[Tensor]] = []
         adjoint = transposed(values, crow, col)
         l = _Solve.apply(*adjoint, g, None, replace(ctx.solver, limits=limits), results)
         failure = results[0]._failure()
@@ -148,7 +148,7 @@ def block_size_of(function: str, A: Any, block_size: int | None) -> int:
 
 def solve_on_card(
     method: str, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, *, bounds: Any = None, **options: Any
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """Return the solution by the kernels of a GPU; A is a Stencil, dense, or (crow, col, values, shape)."""
     sweep = "jacobi" if method == "chebyshev" else method
     relaxation = Relaxation._of(method, _matrix(A), sweep, **options)

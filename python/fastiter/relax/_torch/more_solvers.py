@@ -29,7 +29,7 @@ def kaczmarz(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row: Kaczmarz's projections on tensors.
 
     A may have zeros on its diagonal, and as a sparse tensor any shape. For a square A, x is differentiable in the
@@ -85,7 +85,7 @@ def block_jacobi(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows, all at once, on tensors.
 
     x is differentiable in the values of A and in b to any order: for the gradient g of x, A^H l = g is solved by the
@@ -138,7 +138,7 @@ def chebyshev(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """x <- x + d, d <- momentum d + omega D^-1 (b - A x): Jacobi accelerated by Chebyshev polynomials, on tensors.
 
     x is differentiable in the values of A and in b to any order: for the gradient g of x, A^H l = g is solved by the
@@ -193,7 +193,7 @@ def ssor_cg(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 5,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """Conjugate gradients preconditioned by SSOR, at the cost of one product with A per step, on tensors on the CPU.
 
     A must be Hermitian and positive definite. x is differentiable in the values of A and in b to any order: for the

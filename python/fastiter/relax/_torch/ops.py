@@ -120,7 +120,7 @@ def solve(call: Solve, callback: Callback | None = None) -> list[Tensor]:
     return results_of(on_tensors(relaxation._solve(method, *arrays, limits)))
 
 
-def results_of(result: LinearSolution) -> list[Tensor]:
+def results_of(result: LinearSolution[Tensor]) -> list[Tensor]:
     """Return the results of the op; all but x are on the CPU, and have one number for each column."""
     reasons = [result.reason] if isinstance(result.reason, str) else result.reason
     codes = torch.tensor([REASONS.index(reason) for reason in reasons], dtype=torch.int64, device="cpu")

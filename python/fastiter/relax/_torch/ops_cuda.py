@@ -154,7 +154,7 @@ def view_of(matrix: _Matrix, single: bool, outside: Callable[[Tensor], Tensor]) 
     return View(single, outside, torch.clone, matrix.as_columns, torch.from_numpy)
 
 
-def iterate(matrix: _Matrix, x: Tensor, b: Tensor, limits: Limits, run: Run, view: View) -> LinearSolution:
+def iterate(matrix: _Matrix, x: Tensor, b: Tensor, limits: Limits, run: Run, view: View) -> LinearSolution[Tensor]:
     """Iterate from x until every column has converged or failed; synchronizes once per check."""
     norms = run.residual or (lambda x: norms_of(matrix, x, b))
     target = limits.relative(b.dtype) * norm_of(matrix.as_columns(b)) + limits.atol

@@ -156,6 +156,11 @@ class Relaxation:
             The number of sweeps.
         backward : bool
             Whether to relax from the last colour to the first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described; if x shares memory with b, or its elements share memory.
         """
         function = "Relaxation.sweep"
         times = vectors.count(function, "sweeps", sweeps)
@@ -192,6 +197,11 @@ class Relaxation:
         -------
         Tensor
             The residual, shaped like b.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x or b is not as described.
         """
         self._check("Relaxation.residual", b, x, "x")
         x, b = x.detach(), b.detach()
@@ -213,7 +223,7 @@ class Relaxation:
         callback: Callback | None = None,
         throw: bool = False,
         check_every: int = 1,
-    ) -> LinearSolution:
+    ) -> LinearSolution[Tensor]:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0, as :meth:`fastiter.relax.Relaxation.solve`.
 
         On a GPU the host synchronizes once per check of the residual, so a larger ``check_every`` amortizes this cost
@@ -233,7 +243,7 @@ class Relaxation:
         limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
         return judged("Relaxation.solve", self._solve("Relaxation.solve", b, x0, limits), throw)
 
-    def _solve(self, function: str, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:
+    def _solve(self, function: str, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution[Tensor]:
         start = self._start(function, b, x0)
         b = b.detach()
         if self._host is not None:

@@ -36,7 +36,7 @@ def jacobi(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """x <- x + omega D^-1 (b - A x) until the residual is small: Jacobi's method on tensors.
 
     For the gradients, solve A^H l = g: db = l, dA = -l x^H on the pattern.
@@ -80,7 +80,7 @@ def gauss_seidel(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii until the residual is small: Gauss-Seidel on tensors.
 
     For the gradients, solve A^H l = g: db = l, dA = -l x^H on the pattern.
@@ -125,7 +125,7 @@ def sor(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii until the residual is small.
 
     For the gradients, solve A^H l = g: db = l, dA = -l x^H on the pattern.
@@ -175,7 +175,7 @@ def ssor(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """Relax A x = b by sweeps of SOR forward and backward until the residual is small.
 
     For the gradients, solve A^H l = g: db = l, dA = -l x^H on the pattern.
@@ -215,7 +215,7 @@ def _solved(
     limits: Limits,
     omega: float | Literal["auto"],
     order: Order = "natural",
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """Check the arguments and solve; warn or raise if it has not converged."""
     refuse_transforms(method)
     check_options(method, method, order)
@@ -235,7 +235,7 @@ def _solved(
     return solution if torch.compiler.is_compiling() else judged(method, solution, limits.throw)
 
 
-def _solution(result: tuple[Tensor, ...], single: bool, method: str) -> LinearSolution:
+def _solution(result: tuple[Tensor, ...], single: bool, method: str) -> LinearSolution[Tensor]:
     """Return the solution of the op's results; while tracing, all numbers are tensors, and reasons are codes."""
     x, residual, tolerance, steps, codes, omega = result
     numbers: dict[str, Any] = {

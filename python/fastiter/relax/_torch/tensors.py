@@ -192,13 +192,14 @@ def check_finite(function: str, name: str, x: Tensor) -> None:
     check_entries(function, name, x, x.isfinite(), "be finite")
 
 
-def on_tensors(result: LinearSolution) -> LinearSolution:
+def on_tensors(result: LinearSolution[Any]) -> LinearSolution[Tensor]:
     """Return the solution with its arrays as tensors."""
 
     def tensor(x: Any) -> Any:
         return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
-    return replace(result, **{of.name: tensor(getattr(result, of.name)) for of in fields(result)})
+    found: Any = replace(result, **{of.name: tensor(getattr(result, of.name)) for of in fields(result)})
+    return found
 
 
 def limits_on_tensors(limits: Limits) -> Limits:

@@ -35,7 +35,7 @@ class Tuner(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SequenceSolution(Solution):
+class SequenceSolution(Solution[tuple[Array, ...]]):
     """The result of :func:`solve_sequence`.
 
     Attributes
@@ -72,7 +72,11 @@ class SequenceSolution(Solution):
     (array([1.5, 1.5, 1.5]), array([263, 263, 263]), ('converged', 'converged', 'converged'))
     """
 
-    solutions: tuple[LinearSolution, ...]
+    converged: Array
+    steps: Array
+    residual: Array
+    reason: tuple[str, ...]
+    solutions: tuple[LinearSolution[Array], ...]
     omegas: Array
 
     def _failure(self) -> str | None:
@@ -175,7 +179,7 @@ def solve_sequence(
     check_flag(function, "warm_start", warm_start)
     limits = Limits(rtol, atol, max_steps, callback, throw).checked(function)
     own_limits = limits._replace(callback=None)
-    solutions: list[LinearSolution] = []
+    solutions: list[LinearSolution[Array]] = []
     omegas, steps = [], []
     for t, system in enumerate(systems):
         A, b, context = _parts(function, t, system)
@@ -195,14 +199,16 @@ def solve_sequence(
     return judged(function, _solution(method, solutions, omegas, steps), throw)
 
 
-def _progress(t: int, omega: float, solution: LinearSolution) -> Progress:
+def _progress(t: int, omega: float, solution: LinearSolution[Array]) -> Progress:
     numbers = {"system": t, "omega": omega, "solution": solution}
     return Progress(
         int(solution.steps), solution.residual, solution.tolerance, None, numbers, lambda: solution.value.copy()
     )
 
 
-def _solution(method: str, solutions: list[LinearSolution], omegas: list[float], steps: list[int]) -> SequenceSolution:
+def _solution(
+    method: str, solutions: list[LinearSolution[Array]], omegas: list[float], steps: list[int]
+) -> SequenceSolution:
     return SequenceSolution(
         value=tuple(solution.value for solution in solutions),
         converged=np.array([solution.converged for solution in solutions], np.bool_),

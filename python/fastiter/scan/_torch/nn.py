@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..._torch.modules.calls import SequenceCall
 from ..._torch.modules.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice
 from .functional import linear_scan
 
@@ -75,6 +76,8 @@ class LinearRNN(SequenceLayer):
     (torch.Size([3, 10, 8]), torch.Size([3, 8]), torch.complex64)
     >>> y, h = rnn.step(torch.randn(3, 5), h)
     """
+
+    __call__: SequenceCall[Tensor]
 
     def __init__(
         self,

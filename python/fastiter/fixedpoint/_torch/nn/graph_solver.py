@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -83,6 +84,8 @@ class ConvergentGraphSolver(nn.Module):
     torch.Size([4, 2])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         node_features: int,
@@ -113,7 +116,7 @@ class ConvergentGraphSolver(nn.Module):
         self.solver = {"rtol": positive(_NAME, "rtol", rtol), "max_steps": count(_NAME, "max_steps", max_steps, 1)}
         check_flag(_NAME, "throw", throw)
         self.throw = throw
-        self.solution: LinearSolution | None = None
+        self.solution: LinearSolution[Tensor] | None = None
         options = {"device": device, "dtype": dtype}
         self.node_in = nn.Linear(self.node_features, hidden, **options) if self.node_features else None
         if self.node_in is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -109,6 +109,8 @@ class Hopfield(Association, nn.Module):
     >>> layer((stored, state, stored)).shape
     torch.Size([2, 5, 16])
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -120,6 +120,8 @@ class HopfieldPooling(_Learned):
     torch.Size([3, 16])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, input_size: int, *more: Any, quantity: int = 1, trainable: bool = True, **options: Any) -> None:
         check_flag("HopfieldPooling", "trainable", trainable)
         super().__init__(Hopfield(input_size, *more[:_SHARED], **_rest(type(self).__name__, more, options)), quantity)
@@ -209,6 +211,7 @@ class HopfieldLayer(_Learned):
     torch.Size([3, 10, 16])
     """
 
+    __call__: Callable[..., Tensor]
     target_weights: nn.Parameter | None
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -101,6 +101,8 @@ class MonotoneDBM(nn.Module):
     (True, True)
     """
 
+    __call__: Callable[..., tuple[Tensor, ...]]
+
     def __init__(
         self,
         tiers: Sequence[Sequence[int]],
@@ -121,7 +123,7 @@ class MonotoneDBM(nn.Module):
         self.splitting, self.alpha = splitting, None if alpha is None else share(_NAME, "alpha", alpha)
         check_solver(_NAME, solver)
         self.solver = solver
-        self.solution: FixedPointSolution | None = None
+        self.solution: FixedPointSolution[Tensor] | None = None
         self.tiers = checked_tiers(_NAME, tiers, self.kernel_size)
         rows = checked_features(_NAME, features, self.tiers)
         options = {"device": device, "dtype": dtype}

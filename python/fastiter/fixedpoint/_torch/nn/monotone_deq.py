@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -84,6 +85,8 @@ class MonotoneDEQ(nn.Module):
     torch.Size([2, 8, 10, 10])
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         input_size: int,
@@ -107,7 +110,7 @@ class MonotoneDEQ(nn.Module):
         self.splitting, self.alpha = splitting, positive(name, "alpha", alpha, zero=False)
         check_solver(name, solver)
         self.solver = solver
-        self.solution: FixedPointSolution | None = None
+        self.solution: FixedPointSolution[Tensor] | None = None
         window = () if self.kernel_size is None else (self.kernel_size,) * 2
         options = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty((hidden_size, input_size, *window), **options))
@@ -160,7 +163,7 @@ class MonotoneDEQ(nn.Module):
         return (1 - self.m) * eye - a.mH @ a + b - b.mH
 
     @without_autocast
-    def forward(self, x: Tensor, z0: Tensor | FixedPointSolution | None = None) -> Tensor:
+    def forward(self, x: Tensor, z0: Tensor | FixedPointSolution[Tensor] | None = None) -> Tensor:
         """Return z for the input.
 
         Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,10 +31,12 @@ _GPU_NUMBERS, _GPU_STEPS = 1 << 20, 64
 _NAME = "solve_recurrence"
 #: Default tolerances in multiples of eps: the rounding error of some tens of operations and a matrix product.
 _TOLERANCE = 64
+#: A state: a tensor, or the tuple of its parts
+State = TypeVar("State")
 
 
 def solve_recurrence(
-    cell: Callable[..., Any],
+    cell: Callable[..., State],
     x: Tensor | Sequence[Tensor],
     *params: Any,
     state: Tensor | Sequence[Tensor] | None = None,
@@ -47,7 +49,7 @@ def solve_recurrence(
     max_steps: int = 100,
     callback: Callback | None = None,
     throw: bool = False,
-) -> RecurrenceSolution:
+) -> RecurrenceSolution[State]:
     """h[t] = cell(h[t-1], x[t], *params) for all t at once, by Newton's method, with the loop's result and gradient.
 
     A loop over time calls the cell T times. Here it is called a few times with all steps as rows of one batch, and its
@@ -182,7 +184,7 @@ class _Arguments:
         return [*self.first, *self.x, *self.params]
 
 
-def _solve(function: Any, x: Any, params: tuple[Any, ...], state: Any, request: Request) -> RecurrenceSolution:
+def _solve(function: Any, x: Any, params: tuple[Any, ...], state: Any, request: Request) -> RecurrenceSolution[Any]:
     if torch.is_inference_mode_enabled():
         # The Jacobians need autograd graphs, which do not support inference tensors.
         with torch.inference_mode(False), torch.no_grad():
@@ -223,7 +225,7 @@ def _solve(function: Any, x: Any, params: tuple[Any, ...], state: Any, request: 
     return result
 
 
-def _warn_of_loops(solution: RecurrenceSolution, request: Request) -> None:
+def _warn_of_loops(solution: RecurrenceSolution[Any], request: Request) -> None:
     """Warn if the loop had to replace a method that the user named."""
     if request.method in ("auto", "sequential") or not bool(solution.converged.all() & solution.sequential.any()):
         return
@@ -296,7 +298,7 @@ def _options(request: Request, method: str, dtype: torch.dtype) -> Options:
     )
 
 
-def _nothing(arguments: _Arguments, cell: Cell) -> RecurrenceSolution:
+def _nothing(arguments: _Arguments, cell: Cell) -> RecurrenceSolution[Any]:
     batch, time = arguments.x[0].shape[:2]
     values = [part.new_zeros((batch, time, *part.shape[1:])) for part in arguments.first]
     last = [part.clone() for part in arguments.first]
@@ -312,7 +314,7 @@ def _solution(
     method: str,
     structure: Structure | None,
     window: int,
-) -> RecurrenceSolution:
+) -> RecurrenceSolution[Any]:
     single = cell.layout.single
     return RecurrenceSolution(
         reason=answer.reason,

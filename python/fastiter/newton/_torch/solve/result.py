@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from ...._solution import Solution
+from torch import Tensor
+
+from ...._solution import Solution, Value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RecurrenceSolution(Solution):
+class RecurrenceSolution(Solution[Value]):
     """All states of a recurrence h[t] = f(h[t-1], x[t]), and how they were found; B is the batch.
 
     Attributes
@@ -62,11 +63,15 @@ class RecurrenceSolution(Solution):
     (torch.Size([2, 600, 4]), torch.Size([2, 4]), 'diagonal', ('converged', 'converged'))
     """
 
-    last: Any
+    converged: Tensor
+    steps: Tensor
+    residual: Tensor
+    reason: tuple[str, ...]
+    last: Value
     jacobian: str | None
     window: int
-    sequential: Any
-    lyapunov: Any
+    sequential: Tensor
+    lyapunov: Tensor
 
     def _failure(self) -> str | None:
         lost = int((~self.converged).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class QuantAffine(QuantLayer):
     plan : QuantPlan
         By default nothing is rounded.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If features is no positive int, or plan no QuantPlan.
+
     See Also
     --------
     QuantBatchNorm1d, QuantBatchNorm2d : With the statistics of a batch.
@@ -41,6 +47,7 @@ class QuantAffine(QuantLayer):
     tensor([[0., 2.]], grad_fn=<RoundedBackward>)
     """
 
+    __call__: Callable[..., Tensor]
     weight: Tensor
     bias: Tensor | None
 
@@ -70,6 +77,11 @@ class QuantAffine(QuantLayer):
         -------
         Tensor (..., features)
             The rounded output.
+
+        Raises
+        ------
+        ValueError
+            If the size of the channels of input is not features.
         """
         if input.dim() == 0 or input.shape[-1] != self.features:
             expected = f"{self.features} features along the last axis"
@@ -106,6 +118,7 @@ class QuantAdd(QuantLayer):
     tensor([2.])
     """
 
+    __call__: Callable[..., Tensor]
     other_quantizer: Quantizer | None
     rounds = ("input", "output")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -114,6 +115,8 @@ class QuantLinear(QuantLayer, nn.Linear):
     (torch.Size([2, 4]), True)
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         in_features: int,
@@ -171,6 +174,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     >>> layer(torch.rand(2, 3, 5, 5)).shape, layer.weight_quantizer.point.shape
     (torch.Size([2, 4, 5, 5]), torch.Size([4]))
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -230,6 +235,8 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
     g = weight / sqrt(var + eps) and b = bias - mean g, with the batch's statistics in training mode or if there are no
     others. g and b are rounded, as hardware stores them.
     """
+
+    __call__: Callable[..., Tensor]
 
     _rounds_parameters = False  # but factors and shifts made of them
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ class Quantizer(nn.Module):
     gives the same output.
     """
 
+    __call__: Callable[..., Tensor]
     counter: Tensor | None
     #: Bits of a code
     bits: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -238,6 +238,8 @@ class QuantLSTM(QuantRecurrent, _LSTM):
     (torch.Size([10, 3, 8]), True, True)
     """
 
+    __call__: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]]]
+
     cell, state_names = "lstm", ("h", "c")
 
     def __init__(
@@ -311,6 +313,8 @@ class QuantGRU(QuantRecurrent, _GRU):
     >>> y.shape, h.shape
     (torch.Size([10, 3, 16]), torch.Size([2, 3, 8]))
     """
+
+    __call__: Callable[..., tuple[Tensor, Tensor]]
 
     cell, state_names = "gru", ("h",)
 

@@ -35,7 +35,7 @@ class Problem(NamedTuple):
     calls_back: bool
 
 
-def solve_by(problem: Problem, make: Callable[[Array], Method], limits: Limits) -> LinearSolution:
+def solve_by(problem: Problem, make: Callable[[Array], Method], limits: Limits) -> LinearSolution[Tensor]:
     """Solve A x = b by the method that ``make`` returns for a scaled b.
 
     Each column is scaled by a power of 2, so that the squares of its numbers neither overflow nor underflow.
@@ -55,7 +55,7 @@ class _Iteration:
         self.problem, self.method, self.target, self.limits, self.scale = problem, method, target, limits, scale
         self._ended, self._view = EndedColumns(), View(False, np.array, np.array, lambda x: x, torch.from_numpy)
 
-    def solution(self, x: Array) -> LinearSolution:
+    def solution(self, x: Array) -> LinearSolution[Tensor]:
         """Take all steps from x (n_local, k), which they update in place."""
         record = Columns(len(self.target), GROWTH, from_first=True, overflows=True)
         limits = self.limits._replace(callback=self._is_stopped if self.problem.calls_back else None)

@@ -72,7 +72,7 @@ def solve(
     callback: Callback | None = None,
     throw: bool = False,
     check_every: int = 1,
-) -> LinearSolution:
+) -> LinearSolution[Tensor]:
     """Solve A x = b with rows divided among ranks; for the gradients, solve A^T l = g: db = l, dA = -l x^T.
 
     All ranks call it. The steps depend on the parts of A, not on their distribution among the ranks. Second derivatives
@@ -167,7 +167,7 @@ def solve(
     if not agreed.needs_grad:
         return judged(function, _solved(call, b.detach()), throw)
     anchor = torch.empty(0, requires_grad=True)  # this rank may have nothing that requires a gradient
-    record: list[LinearSolution] = []
+    record: list[LinearSolution[Tensor]] = []
     x = _Solve.apply(anchor, A.values, b, call, record)
     return judged(function, replace(record[0], value=x), throw)
 
@@ -234,7 +234,7 @@ def _check_symmetric(function: str, A: RowMatrix, options: MethodOptions) -> Non
         raise ValueError(f"{function}: A must be symmetric {what}, got one with v^T A u unequal to u^T A v")
 
 
-def _solved(call: Call, b: Tensor) -> LinearSolution:
+def _solved(call: Call, b: Tensor) -> LinearSolution[Tensor]:
     """Solve for this rank's rows of b."""
     A, options = call.A, call.options
     precond = preconditioner_of(A, options.preconditioner, options.omega)
@@ -261,7 +261,9 @@ class _Solve(torch.autograd.Function):
     """This rank's rows of x; all ranks call the backward pass, too."""
 
     @staticmethod
-    def forward(ctx: Any, _: Tensor, values: Tensor, b: Tensor, call: Call, record: list[LinearSolution]) -> Tensor:
+    def forward(
+        ctx: Any, _: Tensor, values: Tensor, b: Tensor, call: Call, record: list[LinearSolution[Tensor]]
+    ) -> Tensor:
         solution = _solved(call, b.detach())
         record.append(solution)
         x: Tensor = solution.value

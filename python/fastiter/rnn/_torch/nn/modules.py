@@ -22,6 +22,7 @@ from torch.nn import RNN as _RNN
 from torch.nn.utils.rnn import PackedSequence
 
 from ...._docs import documented
+from ...._torch.modules.calls import RecurrentCall
 from ...._torch.modules.layer_docs import FORWARD, ONE_STATE, documented_layer
 from ..run import Integers
 from .base import Recurrent, refuse_projection
@@ -67,6 +68,8 @@ class LSTM(Recurrent, _LSTM):
     (torch.Size([3, 10, 8]), torch.Size([2, 3, 8]))
     """
 
+    __call__: RecurrentCall[tuple[Tensor, Tensor]]
+
     def __init__(
         self,
         input_size: int,
@@ -109,7 +112,7 @@ class LSTM(Recurrent, _LSTM):
         reset: Tensor | None = None,
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
-    ) -> tuple[Any, tuple[Tensor, ...]]:
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Return output and states (h, c) for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
 
         Parameters
@@ -166,6 +169,8 @@ class GRU(Recurrent, _GRU):
     >>> y.shape, h.shape
     (torch.Size([10, 3, 16]), torch.Size([2, 3, 8]))
     """
+
+    __call__: RecurrentCall[Tensor]
 
     def __init__(
         self,
@@ -253,6 +258,8 @@ class RNN(Recurrent, _RNN):
     >>> y.shape, h.shape
     (torch.Size([10, 8]), torch.Size([1, 8]))
     """
+
+    __call__: RecurrentCall[Tensor]
 
     def __init__(
         self,
@@ -344,6 +351,8 @@ class sLSTM(Recurrent):
     (torch.Size([10, 3, 8]), torch.Size([1, 3, 8]))
     """
 
+    __call__: RecurrentCall[tuple[Tensor, Tensor, Tensor, Tensor]]
+
     def __init__(
         self,
         input_size: int,
@@ -387,7 +396,7 @@ class sLSTM(Recurrent):
         reset: Tensor | None = None,
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
-    ) -> tuple[Any, tuple[Tensor, ...]]:
+    ) -> tuple[Any, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Return output and final states (h, c, n, m) for input (T, B, I), (B, T, I) if batch_first, or (T, I).
 
         With bfloat16, c, n and m are float32, as n counts steps, and in bfloat16 the count would stop at 256.

@@ -103,6 +103,8 @@ class sLSTMBlock(SequenceLayer):
     (torch.Size([3, 32]), torch.Size([3, 32]), torch.Size([3, 3, 32]))
     """
 
+    __call__: Callable[..., Any]
+
     def __init__(
         self,
         embedding_size: int,

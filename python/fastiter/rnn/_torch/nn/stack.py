@@ -46,7 +46,7 @@ def forward(
     lengths: Any = None,
     cu_seqlens: Any = None,
     unnamed: tuple[Any, ...] = (),
-) -> tuple[Any, State]:
+) -> tuple[Any, Any]:
     """Return the output in the form of the input, and the final states (layers * directions, B, H), from hx or 0.
 
     Dynamo traces either the whole call or, if it gives up on a layer, as it does unless its option allow_rnn is set,

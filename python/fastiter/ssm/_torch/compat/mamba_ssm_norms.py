@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -125,6 +126,8 @@ class RMSNormGated(torch.nn.Module):
     >>> norm(torch.tensor([3.0, -3.0]), torch.ones(2)).tolist()
     [1.0, -1.0]
     """
+
+    __call__: Callable[..., Tensor]
 
     centered = False
     bias: torch.nn.Parameter | None
