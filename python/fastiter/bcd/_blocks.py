@@ -27,6 +27,11 @@ class Blocks:
         the second largest and so on, so that blocks are similar. "variable": no partition; greedy rules take the
         coordinates with the largest scores in each step.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If size is no int or below 1, or the partition is none of the listed ones.
+
     See Also
     --------
     bcd : Takes them as ``blocks``.

@@ -189,6 +189,12 @@ class LeastSquares(Problem):
     ----------
     %(parameters)s
 
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument of a wrong type, dtype or shape; for infinities or NaN in A, b or weights; for negative
+        weights or penalties; if a lower bound is above its upper bound.
+
     See Also
     --------
     bcd : Solves it.
@@ -224,6 +230,11 @@ class Logistic(Problem):
     Parameters
     ----------
     %(parameters)s
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`LeastSquares`; if y has values other than 0 and 1, or -1 and 1.
 
     See Also
     --------
@@ -262,6 +273,12 @@ class Softmax(Problem):
     Parameters
     ----------
     %(parameters)s
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`LeastSquares`; if y has other values than integers from 0 to classes - 1, or classes is below
+        2.
 
     See Also
     --------
@@ -313,6 +330,12 @@ class Quadratic(Problem):
     Parameters
     ----------
     %(parameters)s
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`LeastSquares`; if A is not square and symmetric, or a diagonal entry or a minor of two rows
+        shows that it is not positive semidefinite.
 
     See Also
     --------

@@ -43,6 +43,12 @@ def forest(
     MDP
         The process.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If S is no int of at least 2, p no probability or a reward not finite; if :class:`fastiter.mdp.MDP` refuses
+        gamma.
+
     See Also
     --------
     gridworld, garnet : Larger processes.
@@ -82,6 +88,12 @@ def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype:
     -------
     MDP
         The process.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If S, A or b is no int of at least 1, or seed none of at least 0; if :class:`fastiter.mdp.MDP` refuses
+        gamma.
 
     See Also
     --------
@@ -128,6 +140,11 @@ def gridworld(
     MDP
         The process.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If n is no int of at least 2 or slip not from 0 to 0.5; if :class:`fastiter.mdp.MDP` refuses gamma.
+
     See Also
     --------
     windy_walk : Moves that may be blown in one direction.
@@ -172,6 +189,11 @@ def riverswim(S: int = 6, gamma: Gamma = None, *, dtype: Any = np.float64) -> MD
     -------
     MDP
         The process.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If S is no int of at least 2; if :class:`fastiter.mdp.MDP` refuses gamma.
 
     See Also
     --------
@@ -231,6 +253,11 @@ def inventory(
     MDP
         The process.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If capacity is no int of at least 1 or mean not above 0; if :class:`fastiter.mdp.MDP` refuses gamma.
+
     See Also
     --------
     forest : A process with the same number of actions in each state.
@@ -281,6 +308,11 @@ def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) ->
     -------
     MDP
         The process.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If alpha is no probability; if :class:`fastiter.mdp.MDP` refuses gamma.
 
     See Also
     --------

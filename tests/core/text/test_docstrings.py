@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
 import pkgutil
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,56 @@ def test_public_names_are_documented() -> None:
                     broken[f"{name}.{each}"] = found
     assert broken == {}
     assert torch.__name__ and len(seen) > 230
+
+
+#: Names of functions that raise for arguments that are not as documented
+CHECKS = re.compile(r"_?(check|checked|refuse)(_\w+)?$|(as_array|as_arrays|count|positive)$")
+
+
+def raises(function: Any) -> bool:
+    """Return whether a function's own body has a raise statement or calls a check of arguments."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    except (OSError, TypeError):  # of a class without a method of its own, or made by exec
+        return False
+    called = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    names = (func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in called)
+    return any(isinstance(node, ast.Raise) for node in ast.walk(tree)) or any(map(CHECKS.match, names))
+
+
+def makers(cls: type) -> list[Any]:
+    """Return the methods of a class and its bases in the library that make an instance."""
+    own = [vars(base) for base in cls.__mro__ if base.__module__.startswith("fastiter")]
+    return [names[each] for names in own for each in ("__init__", "__post_init__") if each in names]
+
+
+def test_what_public_functions_and_classes_raise_is_documented() -> None:
+    """Those whose own body raises, or calls a check, have a section Raises."""
+    pytest.importorskip("torch")
+    raising, silent = set(), set()
+    for name in modules():
+        module = importlib.import_module(name)
+        for each in getattr(module, "__all__", ()):
+            public = getattr(module, each)
+            if not callable(public) or (isinstance(public, type) and issubclass(public, BaseException)):
+                continue
+            if any(map(raises, makers(public) if isinstance(public, type) else [public])):
+                raising.add(public)
+                if not re.search(r"^Raises\n-{6}\n", inspect.getdoc(public) or "", flags=re.MULTILINE):
+                    silent.add(f"{name}.{each}")
+    assert silent == set()
+    assert len(raising) > 190
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"), [("return 1", False), ("raise ValueError", True), ("check_flag('f', 'x', x)", True)]
+)
+def test_functions_that_raise_are_found(source: str, expected: bool, tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(f"def f(x):\n    {source}\n")
+    names: dict[str, Any] = {}
+    exec(compile(path.read_text(), path, "exec"), names)
+    assert raises(names["f"]) is expected
 
 
 def _own_methods(cls: type) -> dict[str, Any]:

@@ -327,7 +327,7 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
     "module alpha": (
         lambda: nn.PACTQuantizer(4, alpha=0.0),
         ValueError,
-        "PACTQuantizer: alpha must be positive and finite, got 0.0",
+        "PACTQuantizer: alpha must be finite and above 0, got 0.0",
     ),
     "module format": (
         lambda: nn.FormatQuantizer(None),

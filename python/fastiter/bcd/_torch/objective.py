@@ -38,6 +38,12 @@ class Objective:
     upper : float or Tensor, optional
         Upper bounds, none by default.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If f is not callable; if a penalty or a bound is neither a number nor a tensor, or l1 is negative or not
+        finite.
+
     See Also
     --------
     bcd : Solves it, differentiably.

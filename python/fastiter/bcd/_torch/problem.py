@@ -130,6 +130,15 @@ class LeastSquares(Problem):
     ----------
     %(parameters)s
 
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`fastiter.bcd.LeastSquares`.
+    BackendError
+        For tensors that are not on the CPU.
+    RuntimeError
+        Under a transform of torch.func, or for tensors with tangents of forward-mode differentiation.
+
     See Also
     --------
     bcd : Solves it, differentiably.
@@ -160,6 +169,13 @@ class Logistic(Problem):
     ----------
     %(parameters)s
 
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`fastiter.bcd.Logistic`.
+    BackendError, RuntimeError
+        As for :class:`LeastSquares`.
+
     See Also
     --------
     bcd : Solves it, differentiably.
@@ -188,6 +204,13 @@ class Softmax(Problem):
     Parameters
     ----------
     %(parameters)s
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`fastiter.bcd.Softmax`.
+    BackendError, RuntimeError
+        As for :class:`LeastSquares`.
 
     See Also
     --------
@@ -228,6 +251,13 @@ class Quadratic(Problem):
     Parameters
     ----------
     %(parameters)s
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`fastiter.bcd.Quadratic`.
+    BackendError, RuntimeError
+        As for :class:`LeastSquares`.
 
     See Also
     --------

@@ -147,6 +147,12 @@ class Decoder:
         -------
         logits : Tensor, float32 or float64, (B, vocabulary)
             The same bits for any number of threads, and for a sequence alone or among others.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If tokens are no int64 tensor on the CPU; for a wrong shape, a token out of the vocabulary, or another
+            number of sequences.
         """
         sequences = self._started("step", _checked_tokens("step", tokens, 1))
         check_range("step", tokens, self._program.vocabulary)
@@ -164,6 +170,12 @@ class Decoder:
         -------
         logits : Tensor, float32 or float64, (B, vocabulary)
             Equal to those of T steps up to rounding.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If tokens are no int64 tensor on the CPU; for a wrong shape, a token out of the vocabulary, or another
+            number of sequences.
         """
         sequences = self._started("prefill", _checked_tokens("prefill", tokens, 2))
         check_range("prefill", tokens, self._program.vocabulary)
@@ -226,6 +238,12 @@ class Decoder:
         tokens : Tensor, int64, (B, T + n)
             n is ``max_new_tokens``, or less if all sequences have ended. The last token is chosen, but not read: the
             next call may begin with it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If tokens are no int64 tensor on the CPU, have a wrong shape or a token out of the vocabulary; if an
+            option is of a wrong type or out of its range.
         """
         chosen = Options(temperature, top_k, top_p, min_p, repetition_penalty, rng, stop, on_token)
         return generate(self, _checked_tokens("generate", tokens, 2), max_new_tokens, chosen)
@@ -286,6 +304,11 @@ class Decoder:
         -------
         decoder : Decoder
             Goes on from these states, independently of this one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If no token has been read, or rows are not numbers of sequences.
         """
         sequences = self._present("fork")
         chosen = torch.arange(sequences.rows) if rows is None else torch.as_tensor(rows, dtype=torch.int64)

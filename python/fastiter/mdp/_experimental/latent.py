@@ -68,6 +68,11 @@ class LatentMDP(NamedTuple):
             The probabilities of the next states, for each context.
         rewards : float64 (M, S, A)
             The expected rewards.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a wrong dtype or shape; if probabilities are negative or do not sum to 1, or a reward is not finite.
         """
         transitions = as_array("LatentMDP.of", "transitions", transitions)
         rewards = as_array("LatentMDP.of", "rewards", rewards)
@@ -85,6 +90,11 @@ class LatentMDP(NamedTuple):
         ----------
         means : float64 (M, A)
             The mean reward of each arm in each context, from 0 to 1.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If means are not float64 (M, A) from 0 to 1.
         """
         means = as_array("LatentMDP.bandit", "means", means)
         check_array("LatentMDP.bandit", "means", means, ("float64",))

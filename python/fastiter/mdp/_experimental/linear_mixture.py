@@ -122,6 +122,12 @@ class LinearMixture:
             V.
         variance : float
             The variance of V(s'), positive; :meth:`variance` estimates it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a wrong dtype or shape, a state or an action out of its range, a value that is not finite, or a
+            variance that is not above 0.
         """
         sizes = {"state": (state, self.S), "action": (action, self.A), "next_state": (next_state, self.S)}
         for name, (number, size) in sizes.items():
@@ -177,6 +183,12 @@ class LinearMixture:
         -------
         float64 (S, A)
             The variances, at least ``least``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If squares is no LinearMixture of the same sizes, value has a wrong dtype or shape or is not finite,
+            bonus is negative or least not above 0.
         """
         v = self._values("variance", "value", value)
         if not isinstance(squares, LinearMixture):
@@ -224,6 +236,11 @@ class LinearMixture:
         -------
         FiniteHorizon
             The values and policies of all steps.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If rewards have a wrong dtype or shape or are not finite, or width is negative.
         """
         rewards = self._pairs("plan", "rewards", rewards)
         width, H, theta = positive("plan", "width", width), self.horizon, self.theta

@@ -117,6 +117,12 @@ class LOOP:
             As for the class.
         atol : float
             The width of the bounds of the gains.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If models are not MDPs of one shape, with rewards, one gamma or None, and all actions in each state; if
+            atol is not above 0.
         """
         if not isinstance(models, Sequence):
             raise TypeError(f"LOOP.of: models must be a sequence of MDPs, got {type_name(models)}")
@@ -182,6 +188,11 @@ class LOOP:
         -------
         bool
             Whether another hypothesis has been chosen.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a state or an action is out of its range, or the reward beyond 1e100.
         """
         sizes = {"state": (state, self.S), "action": (action, self.A), "next_state": (next_state, self.S)}
         for name, (value, limit) in sizes.items():

@@ -35,6 +35,8 @@ class QLearning(MDP):
     mean_discrepancy : list of float
         The mean size of the corrections in each hundred steps.
 
+    %(raises)s
+
     See Also
     --------
     ValueIteration : Exact values; the probabilities are known anyway.

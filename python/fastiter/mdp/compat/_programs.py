@@ -158,6 +158,11 @@ class Program:
         -------
         R_sigma, Q_sigma : (n,), (n, n)
             The second is sparse if Q is.
+
+        Raises
+        ------
+        ValueError, IndexError
+            If sigma has an action that a state lacks.
         """
         states, actions = np.arange(self.num_states), np.asarray(sigma)
         if not self._sa_pair:
@@ -238,6 +243,13 @@ class Program:
         -------
         (n,)
             v = R_sigma + beta Q_sigma v.
+
+        Raises
+        ------
+        ValueError, IndexError
+            If sigma has an action that a state lacks.
+        NotImplementedError
+            If beta is 1.
         """
         self._check_discount("evaluate_policy")
         R_sigma, Q_sigma = self.RQ_sigma(np.asarray(sigma, np.int64))

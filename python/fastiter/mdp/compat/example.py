@@ -38,6 +38,12 @@ def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1, is_sparse: 
     rewards : (S, 2) float64
         The rewards of each state and action.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If is_sparse is no bool; if S is no int of at least 2, a reward not above 0 or p no probability, by an
+        exception that is an AssertionError too.
+
     See Also
     --------
     fastiter.mdp.examples.forest : The same process as an MDP, and as a semi-Markov process.

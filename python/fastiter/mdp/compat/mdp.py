@@ -92,6 +92,8 @@ class ValueIteration(MDP):
     thresh : float
         The span of a sweep's changes at which the bounds are epsilon wide.
 
+    %(raises)s
+
     See Also
     --------
     fastiter.mdp.MDP.solve : The same with bounds, a history and warm starts.
@@ -151,6 +153,8 @@ class ValueIterationGS(ValueIteration):
         The initial values.
     %(skip_check)s
 
+    %(raises)s
+
     See Also
     --------
     fastiter.mdp.MDP.solve : The same with bounds, a history and warm starts.
@@ -187,6 +191,8 @@ class PolicyIteration(MDP):
     eval_type : {0, 1, "matrix", "iterative"}
         Accepted and ignored: a policy's values are computed to rounding.
     %(skip_check)s
+
+    %(raises)s
 
     See Also
     --------
@@ -251,6 +257,8 @@ class PolicyIterationModified(MDP):
         The maximum number of sweeps over all actions.
     %(skip_check)s
 
+    %(raises)s
+
     See Also
     --------
     fastiter.mdp.MDP.solve : The same with bounds, a history and warm starts.
@@ -306,6 +314,8 @@ class RelativeValueIteration(MDP):
     average_reward : float
         The lower bound on the average reward, which the policy earns at least.
 
+    %(raises)s
+
     See Also
     --------
     fastiter.mdp.average : The same with bounds on the average reward.
@@ -355,6 +365,8 @@ class FiniteHorizon(MDP):
     h : (S,)
         The terminal values, 0 by default.
     %(skip_check)s
+
+    %(raises)s
 
     See Also
     --------

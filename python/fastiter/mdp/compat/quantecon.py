@@ -172,6 +172,14 @@ class DiscreteDP(Program):
         -------
         DPSolveResult
             The values, the policy and the number of iterations.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the method is none of the listed ones. If v_init is not finite or has another shape, max_iter is no
+            int of at least 1, or epsilon, for a method that takes it, is not above 0.
+        NotImplementedError
+            If beta is 1.
         """
         methods = {
             "value_iteration": partial(self.value_iteration, v_init, epsilon, max_iter),
@@ -200,6 +208,14 @@ class DiscreteDP(Program):
         -------
         DPSolveResult
             The values, the policy and the number of iterations.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If v_init is not finite or has another shape, max_iter is no int of at least 1, or epsilon, for a method
+            that takes it, is not above 0.
+        NotImplementedError
+            If beta is 1.
         """
         self._check_discount("value_iteration")
         start = self.s_wise_max(self.R) if v_init is None else v_init
@@ -219,6 +235,14 @@ class DiscreteDP(Program):
         -------
         DPSolveResult
             The values, the policy and the number of iterations.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If v_init is not finite or has another shape, max_iter is no int of at least 1, epsilon is not above 0,
+            or k is no int of at least 0.
+        NotImplementedError
+            If beta is 1.
         """
         self._check_discount("modified_policy_iteration")
         k = count("modified_policy_iteration", "k", k)
@@ -240,6 +264,13 @@ class DiscreteDP(Program):
         -------
         DPSolveResult
             The values, the policy and the number of iterations.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If v_init is not finite or has another shape, or max_iter is no int of at least 1.
+        NotImplementedError
+            If beta is 1.
         """
         self._check_discount("policy_iteration")
         return self._evaluated("policy iteration", v_init, self.max_iter if max_iter is None else max_iter)
@@ -344,6 +375,11 @@ def backward_induction(ddp: DiscreteDP, T: int, v_term: Any = None) -> tuple[Arr
     -------
     vs, sigmas : (T + 1, n), (T, n)
         The values and the best actions of each period.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If T is no int of at least 0, or v_term not finite or of another shape.
 
     See Also
     --------

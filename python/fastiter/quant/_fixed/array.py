@@ -88,6 +88,11 @@ class FixedArray(Comparable):
         -------
         FixedArray
 
+        Raises
+        ------
+        TypeError, ValueError
+            If codes are no integers, or out of the range of fmt; if fmt is no Fixed.
+
         Examples
         --------
         >>> from fastiter.quant import FixedArray
@@ -121,6 +126,11 @@ class FixedArray(Comparable):
         -------
         FixedArray
             The numbers in the new format.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If fmt is no Fixed.
         """
         checked = check_fixed("astype", "fmt", fmt)
         return from_valid_codes(_assigned("astype", self, checked), checked)

@@ -34,6 +34,13 @@ class BlockFloat(BlockFormat):
     rounding : str
         As for :class:`Fixed`, by default to the nearest, ties to the even code.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If a field is out of its range, or ``rounding`` none of the listed words.
+
     See Also
     --------
     MX : Floating-point elements.

@@ -42,6 +42,14 @@ class Fixed(ElementFormat):
     saturated_bits : int
         Number of high bits that WRAP and WRAP_SM saturate.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If a field is out of its range, a word none of the listed ones, or ``overflow`` "WRAP_SM" for an unsigned
+        format.
+
     See Also
     --------
     FixedArray : Arrays of such numbers, with the arithmetic of HLS.

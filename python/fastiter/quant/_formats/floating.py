@@ -47,6 +47,15 @@ class Float(ElementFormat):
     signed, subnormals : bool
         Without subnormals, e = 0 is an exponent like the others, and there is no zero.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If a field is out of its range or a word none of the listed ones; for specials "ieee" without mantissa or
+        with one bit of exponent, or "fnuz" without a sign; for a signed format without subnormals; for an overflow
+        that the specials lack, or values beyond float64.
+
     See Also
     --------
     MX, NVFP4 : Small floats with a scale for each block.

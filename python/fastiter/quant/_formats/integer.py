@@ -36,6 +36,13 @@ class Int(ElementFormat):
         The nearest code (SAT), or the nearest of a range that is symmetric about zero, without the lowest code of a
         signed format (SAT_SYM).
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If ``width`` is not from 1 to 32, or a word none of the listed ones.
+
     See Also
     --------
     calibrate : The scale and zero point for an array.

@@ -33,6 +33,13 @@ class Logarithmic(ElementFormat):
     signed : bool
         Whether there are negative numbers.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If a field is out of its range, or ``lowest`` above ``highest``.
+
     See Also
     --------
     PowerOfTwo : Without steps between the powers.

@@ -36,6 +36,14 @@ class MX(BlockFormat):
         element (FLOOR, OCP's own), the same after rounding a to an element's precision (EVEN), rounded up instead
         (CEIL), or the smallest k for which a does not overflow (RCEIL).
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If the element has no sign, no mantissa or more than 16 bits, ``block`` is out of its range, or ``rule``
+        none of the listed words.
+
     See Also
     --------
     NVFP4 : A scale with a mantissa for each block.

@@ -37,6 +37,13 @@ class NVFP4(BlockFormat):
     rounding : str
         The rounding of the elements, as for :class:`Float`.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If ``block`` is out of its range, or ``rounding`` none of the listed words.
+
     See Also
     --------
     MX : A power of two for each block.

@@ -34,6 +34,13 @@ class Posit(ElementFormat):
     rounding : str
         "RNE", or "STOCHASTIC" between neighbouring bit strings.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If ``n`` is not from 3 to 32, ``es`` not from 0 to 4, or ``rounding`` none of the listed words.
+
     See Also
     --------
     Float : The same number of bits for every exponent.

@@ -33,6 +33,13 @@ class PowerOfTwo(ElementFormat):
     rounding : str
         "RNE", or "STOCHASTIC" between the two neighbours.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If a field is out of its range, ``lowest`` is above ``highest``, or ``rounding`` none of the listed words.
+
     See Also
     --------
     SumOfPowers : Several powers for each number.

@@ -41,6 +41,13 @@ class SumOfPowers(ElementFormat):
     rounding : str
         To the fixed-point code, as for :class:`Fixed`.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If a field is out of its range, or a word none of the listed ones.
+
     See Also
     --------
     PowerOfTwo : One power for each number.

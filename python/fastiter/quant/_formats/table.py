@@ -42,6 +42,14 @@ class Table(Format):
     rounding : str
         "NEAREST", ties to the even code, or "STOCHASTIC" between the two neighbours.
 
+    Raises
+    ------
+    TypeError
+        If a field has another type.
+    ValueError
+        If the values are not 2 to 256 finite, rising numbers, ``block`` is out of its range, or ``rounding`` none
+        of the listed words.
+
     See Also
     --------
     quantize : Rounds to its numbers.

@@ -81,6 +81,13 @@ class Batch:
     values : (B, entries)
         The values of each matrix, in the order of the entries of ``pattern`` in CSR.
 
+    Raises
+    ------
+    TypeError
+        If pattern is no sparse matrix, or values have another dtype.
+    ValueError
+        If values do not have a number for each entry of the pattern, or the pattern has indices out of its shape.
+
     See Also
     --------
     Relaxation : Prepares all its matrices at once.

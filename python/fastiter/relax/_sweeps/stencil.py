@@ -32,6 +32,14 @@ class Stencil:
     mask : bool (*grid), optional
         False where x is given (Dirichlet): it has no equation, sweeps do not change it, and its neighbours read it.
 
+    Raises
+    ------
+    TypeError
+        If grid is no tuple of ints, coefficients have another dtype, or mask is no array of bool.
+    ValueError
+        If the grid has not two or three sizes of at least 0, or coefficients or mask have a wrong shape; for
+        infinities and NaN.
+
     See Also
     --------
     Batch : Matrices with one pattern.

@@ -145,7 +145,13 @@ class FlashRNNConfig:
         self.check()
 
     def check(self) -> None:
-        """Check all options, which may have changed since construction, and derive those not given."""
+        """Check all options, which may have changed since construction, and derive those not given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a field has a wrong type, or a value that FlashRNN or the cell does not allow.
+        """
         _choice("function", self.function, get_args(Name))
         if self.backend is not None:
             _choice("backend", self.backend, (*ANYWHERE, *ON_CPU, *ON_GPU))

@@ -94,6 +94,11 @@ class FormatQuantizer(Quantizer):
         ----------
         x : Tensor
             A sample of the numbers to be rounded.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x is no tensor of finite floating-point numbers.
         """
         if self.scale is not None:
             with torch.no_grad():

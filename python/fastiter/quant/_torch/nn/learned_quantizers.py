@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...._check import type_name
+from ...._check import positive
 from ... import Fixed, Int, SumOfPowers
 from ..._calibration.limits import limits
 from ..._formats.base import Format
@@ -281,9 +281,8 @@ class LSQQuantizer(LearnedQuantizer):
     ) -> None:
         self._code = Int(width, signed, rounding, overflow)
         super().__init__("step", learn_step, self._code.stochastic, rng, axis, channels, gradient_scale)
-        self.width, self.signed = width, signed
+        self.bits, self.width, self.signed = width, width, signed
         self.rounding, self.overflow = self._code.rounding, self._code.overflow
-        self.bits = width
 
     def initialize(self, x: Tensor) -> None:
         """Set the step from a sample.
@@ -352,6 +351,11 @@ class PACTQuantizer(Quantizer):
     rng : int or torch.Generator, optional
         For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If width or rounding is refused by :class:`fastiter.quant.Int`, or alpha not positive and finite.
+
     See Also
     --------
     LSQQuantizer : For numbers of both signs.
@@ -371,14 +375,9 @@ class PACTQuantizer(Quantizer):
 
     def __init__(self, width: int, alpha: float = 6.0, rounding: str = "RND_CONV", *, rng: Rng = None) -> None:
         self._code = Int(width, False, rounding)
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-            raise TypeError(f"PACTQuantizer: alpha must be a number, got {type_name(alpha)}")
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"PACTQuantizer: alpha must be positive and finite, got {alpha}")
         super().__init__(self._code.stochastic, rng)
-        self.width, self.rounding = width, self._code.rounding
-        self.bits = width
-        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+        self.bits, self.width, self.rounding = width, width, self._code.rounding
+        self.alpha = nn.Parameter(torch.tensor(positive("PACTQuantizer", "alpha", alpha, zero=False)))
 
     def initialize(self, x: Tensor) -> None:
         """Set alpha to the largest number of a sample, if that is positive.
