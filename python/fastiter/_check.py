@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._suggest import other_choice
 
 Array = npt.NDArray[Any]
 FLOATS = ("float32", "float64")
@@ -37,7 +38,7 @@ def check_choice(function: str, name: str, value: object, choices: Sequence[str]
     listed = f"{name} must be one of {', '.join(map(repr, choices))}"
     if not isinstance(value, str):
         raise TypeError(f"{function}: {listed}, got {type_name(value)}")
-    raise ValueError(f"{function}: {listed}, got {value!r}")
+    raise ValueError(f"{function}: {listed}, got {value!r}{other_choice(value, choices)}")
 
 
 def check_takes(function: str, name: str, f: object, form: str, given: int, by_name: str) -> None:

@@ -63,9 +63,9 @@ def calls(
     return enter
 
 
-def public_names() -> Iterator[tuple[str, Any]]:
-    """Yield the qualified name and the object of every callable that an ``__all__`` lists."""
-    waiting = [fastiter]
+def public_names(package: Any = fastiter) -> Iterator[tuple[str, Any]]:
+    """Yield the qualified name and the object of every callable that an ``__all__`` of a package lists."""
+    waiting = [package]
     while waiting:
         module = waiting.pop()
         for name in module.__all__:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
+from .._suggest import refuse_unknown
 from .ops import are_ordinary, unwatched
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,6 +30,9 @@ def names_errors(function: F) -> F:
         _CALL.function = function.__name__
         try:
             return function(*args, **options)
+        except TypeError:
+            refuse_unknown(function, options)
+            raise
         finally:
             _CALL.function = None
 

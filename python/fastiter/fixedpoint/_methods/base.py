@@ -11,8 +11,12 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from ..._check import type_name
+from ..._suggest import PARAMETERS, did_you_mean
 from .._space import Space
 from .protocol import NAN, OVERFLOW, Active
+
+#: Parameters of all functions that take the options of a method
+_OF_SOLVERS = ("method", "rtol", "atol", "max_steps", "callback", "throw")
 
 AnyMethod = TypeVar("AnyMethod", bound="Base")
 
@@ -51,7 +55,8 @@ class Base:
             for name in options:
                 if name not in known:
                     listed = f"only {', '.join(known)}" if known else "and none at all"
-                    raise TypeError(f"{function}: method {cls.name!r} takes no option {name!r}, {listed}")
+                    meant = did_you_mean(name, (*known, *_OF_SOLVERS), PARAMETERS)
+                    raise TypeError(f"{function}: method {cls.name!r} takes no option {name!r}, {listed}{meant}")
         method = cls(**options)
         method.function = function
         if method.domain is not None and not callable(method.domain):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from ..._suggest import did_you_mean
 
 
 class Spelled(Protocol):
@@ -165,9 +166,8 @@ def read(text: str) -> Any:
 
 def _suggestion(head: str) -> str:
     """Return the names that are closest to an unknown word."""
-    near = difflib.get_close_matches(head, [*_HEADS, *_ALIASES, "int8", "int4", "uint8"], 3)
-    question = f" did you mean {' or '.join(', '.join(map(repr, near)).rsplit(', ', 1))}?" if near else ""
-    return f";{question} fastiter.quant.formats() lists all"
+    question = did_you_mean(head, [*_HEADS, *_ALIASES, "int8", "int4", "uint8"])
+    return f"{question or ';'} fastiter.quant.formats() lists all"
 
 
 #: The types of the HLS vendors' libraries; hls4ml writes its integers without a prefix.
