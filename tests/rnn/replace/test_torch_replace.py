@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, parametrize  # noqa: E402
 
+from fastiter.torch import accelerate, replace, restore  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
-from fastiter.torch import replace, restore  # noqa: E402
 from tests.rnn.nn.cases_nn import F64, KINDS, H, I, assert_same, make, make_input, no_onednn_projection, one_thread, run  # noqa: E402, F401
 from tests.support.reports import report_of, restored_names  # noqa: E402
 
@@ -246,3 +246,23 @@ def test_layers_that_were_built_as_ours_become_torchs(kind):
         "clipped": "torch's has no clip_state, which is 1.0",
         "own": f"it is of a class of its own, {__name__}.Own",
     }
+
+
+def test_reports_have_a_line_for_each_kind() -> None:
+    """Modules of one kind are counted, and indices in their names are left out; what was left has its reason."""
+    layers = [nn.ModuleDict({"rnn": nn.GRU(4, 4), "cell": nn.GRUCell(4, 4)}) for _ in range(12)]
+    others = {name: nn.LSTM(4, size) for size, name in enumerate("abcde", start=1)}
+    model = nn.ModuleDict({"layers": nn.ModuleList(layers), **others, "one": nn.RNN(4, 4)})
+    of_cells = "left 12 modules, layers.*.cell: it is a cell, which runs one step at a time"
+    for change, verb, by in (
+        (replace, "replaced", ""),
+        (accelerate, "accelerated", " by fastiter.torch.nn.{}"),
+    ):
+        report = change(model, return_report=True)[1]
+        assert str(report).splitlines() == [
+            f"{verb} 12 modules, layers.*.rnn: GRU(4, 4){by.format('GRU')}",
+            f"{verb} 5 modules, a, b, c and 2 more: LSTM{by.format('LSTM')}",
+            f"{verb} one: RNN(4, 4){by.format('RNN')}",
+            of_cells,
+        ]
+        assert "restored 12 modules, layers.*.rnn: GRU(4, 4)" in str(restore(model, return_report=True)[1])

@@ -16,7 +16,7 @@ __all__ = ["Accelerated", "accelerate", "restore"]
 
 @dataclass
 class Accelerated:
-    """The report of :func:`accelerate`; as a string it has a line for each module.
+    """The report of :func:`accelerate`; as a string it has a line for each kind of module.
 
     Attributes
     ----------

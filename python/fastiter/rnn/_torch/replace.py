@@ -24,7 +24,7 @@ _MARK = "_replaced_by_fastiter"  # on the instance, so that copies have it, too
 
 @dataclass
 class Replaced:
-    """The report of :func:`replace`; as a string it has a line for each module.
+    """The report of :func:`replace`; as a string it has a line for each kind of module.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Replaced:
 
 @dataclass
 class Restored:
-    """The report of :func:`restore`; as a string it has a line for each module.
+    """The report of :func:`restore`; as a string it has a line for each kind of module.
 
     Attributes
     ----------
