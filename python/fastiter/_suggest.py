@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
@@ -88,10 +88,11 @@ def did_you_mean(word: str, names: Iterable[str], others: Mapping[str, tuple[str
     return f"; did you mean {' or '.join(', '.join(map(repr, meant)).rsplit(', ', 1))}?" if meant else ""
 
 
-def other_choice(word: str, choices: Iterable[str]) -> str:
-    """Return the end of a message about a value that is none of the choices."""
+def other_choice(word: str, choices: Sequence[str]) -> str:
+    """Return the end of a message that lists the choices, about another library's word for one of them."""
     plain = word.lower().translate(dict.fromkeys(map(ord, " -_")))
-    return did_you_mean(plain if plain in CHOICES else word, choices, CHOICES)
+    meant = next((name for name in CHOICES.get(plain, ()) if name in choices), None)
+    return "" if meant is None else f"; did you mean {meant!r}?"
 
 
 def refuse_unknown(function: Callable[..., Any], given: Iterable[str]) -> None:

@@ -64,7 +64,6 @@ CHOSEN: dict[str, tuple[Callable[[str], Any], dict[str, str]]] = {
             "Modified Policy Iteration": "mpi",
             "prioritized-sweeping": "ps",
             "gauss_seidel": "gs",
-            "andersn": "anderson",
         },
     ),
     "average": (
