@@ -14,7 +14,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser  # noqa: E4
 pytest_collect_file = sybil.Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
-    excludes=["docs/benchmark_tables.md"],
+    excludes=["docs/benchmarks/tables/*.md"],
 ).pytest()
 
 

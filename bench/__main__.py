@@ -7,6 +7,7 @@ python -m bench card [--part 1|2|3] [--dry-run]         test and measure everyth
 python -m bench report [FILE.json ...]                  Markdown tables, with the goals; all of bench/results if no file
                        --figure FILE.svg                or one figure of all of them
                        --page FILE.md                   or the short table of one in the family's page
+                       --site FOLDER                    or the tables of the site: a summary, and a file per family
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.harness import figure, gate, machine
+from bench.harness import figure, gate, machine, site
 
 HERE = Path(__file__).parent
 
@@ -51,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     report.add_argument("files", nargs="*", type=Path, help="all of bench/results by default")
     report.add_argument("--figure", type=Path, help="draw all results as one figure here instead")
     report.add_argument("--page", type=Path, help="write the short table of the file between the marks of this page")
+    report.add_argument("--site", type=Path, help="write the tables of the site into this folder")
     arguments = sys.argv[1:]
     on_card = arguments[:2] == ["--device", "cuda"] or arguments[:1] == ["--device=cuda"]
     return parser.parse_args(["cuda", *arguments[1 + (arguments[0] == "--device") :]] if on_card else arguments)
@@ -86,22 +88,37 @@ def tables_of(family: str) -> ModuleType:
     return import_module(f"{module.__name__}.table" if hasattr(module, "__path__") else f"{module.__name__}_table")
 
 
-def report(files: list[Path], drawing: Path | None = None, page: Path | None = None) -> None:
-    every = figure.read(files)
-    if drawing is not None:
-        figure.draw(every, drawing)
-        return
-    for _, results in every:
-        if page is not None:
-            page.write_text(tables_of(results["family"]).page(page.read_text(), results))
-            continue
-        print(tables_of(results["family"]).markdown(results))
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return all tables of a family."""
+    return str(tables_of(results["family"]).markdown(results))
+
+
+def write_site(results: figure.Results, folder: Path) -> None:
+    """Write the summary, and the tables of each folder of families."""
+    folders = {family: module.split(".")[1] for family, module in FAMILIES.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {"summary": site.summary(results), **site.pages(results, markdown, folders)}.items():
+        (folder / f"{name}.md").write_text(text)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    every = figure.read(arguments.files)
+    if arguments.figure is not None:
+        figure.draw(every, arguments.figure)
+    elif arguments.site is not None:
+        write_site(every, arguments.site)
+    elif arguments.page is not None:
+        for _, results in every:
+            page = tables_of(results["family"]).page(arguments.page.read_text(), results)
+            arguments.page.write_text(page)
+    else:
+        print("\n".join(markdown(results) for _, results in every))
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.command == "report":
-        report(arguments.files, arguments.figure, arguments.page)
+        report(arguments)
     else:
         measure(arguments)
 

@@ -32,7 +32,7 @@ extensions = [
 ]
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 4
-exclude_patterns = ["benchmark_tables.md", "gallery/sg_execution_times.rst"]
+exclude_patterns = ["benchmarks/tables", "gallery/sg_execution_times.rst"]
 nitpicky = True
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
@@ -53,6 +53,8 @@ html_css_files = ["wide.css"]
 
 autosummary_generate = True
 autosummary_imported_members = True
+#: Methods that scikit-learn, if it is installed, adds to its estimators' subclasses
+autodoc_default_options = {"exclude-members": "set_fit_request, set_predict_request, set_score_request"}
 autodoc_typehints = "none"  # the Parameters sections describe types in words
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
@@ -133,11 +135,9 @@ def answers(url: str) -> bool:
 
 
 def write_benchmark_tables(app: object) -> None:
-    """Write the tables that benchmarks.md includes, from the results of all runs."""
-    results = sorted((HERE.parent / "bench" / "results").rglob("*.json"))
-    command = [sys.executable, "-m", "bench", "report", *map(str, results)]
-    done = subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True, text=True)
-    (HERE / "benchmark_tables.md").write_text(done.stdout)
+    """Write the tables that benchmarks.md and the pages in benchmarks/ include, from the results of all runs."""
+    command = [sys.executable, "-m", "bench", "report", "--site", str(HERE / "benchmarks" / "tables")]
+    subprocess.run(command, cwd=HERE.parent, check=True)
 
 
 def write_api() -> None:

@@ -23,6 +23,12 @@ def machine(described: Record) -> str:
     return line + busy if described["load"] >= BUSY else line
 
 
+def heading(results: Record) -> list[str]:
+    """Return the heading of a run, and a line with the versions of all packages."""
+    described = results["machine"]
+    return [f"## {results['family']}: {described['cpu']}", machine(described)]
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -244,7 +250,7 @@ def backward_markdown(records: Sequence[Record], goal: float) -> list[str]:
 
 def document(results: Record, sections: Mapping[str, Callable[[Sequence[Record]], list[str]]]) -> str:
     """Every cell of a family's table, its goal, and whether the goal is reached."""
-    parts = [f"## {results['family']}: {machine(results['machine'])}"]
+    parts = heading(results)
     if results["options"]["quick"]:
         parts.append("**A quick run: its sizes are not those of the goals.**")
     for name, section in sections.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bench.harness.contest import BOTH, FORWARD, Record
-from bench.harness.tables import against, at_most, geometric_mean, machine, markdown_table
+from bench.harness.tables import against, at_most, geometric_mean, heading, markdown_table
 from bench.rnn import streaming
 
 # # ---- During the measurement
@@ -226,7 +226,7 @@ def limits_markdown(measured: Record) -> str:
 def markdown(results: Record) -> str:
     """Every cell of the table, its goal, and whether the goal is reached."""
     parts = [
-        f"## rnn: {machine(results['machine'])}",
+        *heading(results),
         "### Limits, in the same run",
         limits_markdown(results["limits"]),
     ]
