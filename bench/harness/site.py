@@ -55,7 +55,7 @@ def summary(results: Results) -> str:
     every, parts = lines(results), []
     for title, labels in SUMMARY.items():
         shown = [row(line) for line in every if line.row.label in labels]
-        parts += [f"### {title}", markdown_table(header, shown)] if shown else []
+        parts += [f"## {title}", markdown_table(header, shown)] if shown else []
     return "\n\n".join(parts) + "\n"
 
 
