@@ -20,8 +20,7 @@ cxx.sources := $(filter csrc/%,$(build.inputs))
 pages := README.md docs
 # Instruction sets that kernels are compiled for: native, the best that this machine runs, or all (`make test LEVELS=all`)
 LEVELS ?= native
-# `make card`: PART=1 runs one of its four parts; WHEELS=dir installs from a folder of wheels, without a network
-card.peers := flashrnn flash-linear-attention nvidia-cuda-nvcc nvidia-cuda-cccl
+# `make card`: PART=1 runs one of its three parts; WHEELS=dir installs from a folder of wheels, without a network
 card.began := $(shell date +%s)
 ifdef WHEELS
 export PIP_NO_INDEX = 1
@@ -36,7 +35,7 @@ help:
 	@echo "make demo      train an LSTM, a GRU and a Mamba before and after accelerate(model), and draw them"
 	@echo "make test      all tests and doctests, on every core        ARGS='-k lstm -n 0' goes to pytest"
 	@echo "make bench     fastiter against its peers                   FAMILY=scan (and others)  ARGS=--quick"
-	@echo "make card      everything on an NVIDIA card, four parts     PART=1  WHEELS=dir  ARGS=--dry-run"
+	@echo "make card      everything on an NVIDIA card, three parts    PART=1  WHEELS=dir  ARGS=--dry-run"
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
 	@echo "make check-site  opens every page of that site in Chromium, which has to be installed"
@@ -129,8 +128,8 @@ $(VENV)/.bench-peers: $(VENV)/.bench bench/harness/install.py
 	$(python) -m bench.harness.install
 	@touch $@
 
-$(VENV)/.peers: $(VENV)/.card
-	-$(python) -m pip install $(card.peers)
+$(VENV)/.peers: $(VENV)/.card bench/harness/install.py
+	-$(python) -m bench.harness.install card
 	@touch $@
 
 # Rewritten only when LEVELS differs from the last build's, which triggers a rebuild

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.card import emulated
+from fastiter.tune import Device
 
 T = TypeVar("T")
 
@@ -29,6 +30,12 @@ class Place:
             result = call()
         self.wait()
         return result
+
+    def card(self) -> Device:
+        """Return the card's numbers, or in a dry run those that launches on a CPU are planned with."""
+        from fastiter.rnn._torch._gpu import launch_plan
+
+        return launch_plan.card(torch.empty(0, device=self.device))
 
     def wait(self) -> None:
         """Wait for the card."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: The CUDA kernels launched, and the sources of the Triton kernels called, by this process so far
+#: The names of the kernels that this process has launched so far
 LAUNCHED: list[str] = []
 #: The variable that names the folder of compiled kernels
 SHARED = "FASTITER_CARD_HOST"
@@ -36,15 +36,26 @@ def routed() -> Iterator[None]:
     from fastiter._torch import launch
     from fastiter._torch.op import named
     from fastiter._torch.schemas import SCHEMAS
+    from fastiter.mdp._torch import solve
+    from fastiter.quant._torch import triton_codes
+    from fastiter.relax._torch import relaxation
     from fastiter.rnn._torch import run
     from fastiter.rnn._torch._gpu import kernels as gpu
+    from fastiter.torch import quant
     from tests.gpu.host.host import Host
 
-    host, sources, kernels = Host(_folder()), [], launch.triton_kernels
+    host, launched, kernels = Host(_folder()), [], launch.triton_kernels
 
-    def noted(function: str, stem: str) -> Any:
-        sources.append(stem)
-        return kernels(function, stem)
+    class Noted:
+        """The kernels of a source, of which each that is looked up is launched."""
+
+        def __init__(self, function: str, stem: str) -> None:
+            self._kernels = kernels(function, stem)
+
+        def __getattr__(self, name: str) -> Any:
+            if name.endswith("_kernel"):
+                launched.append(name)
+            return getattr(self._kernels, name)
 
     with contextlib.ExitStack() as stack:
         for op in [named(name) for names in SCHEMAS.values() for name in names]:
@@ -57,11 +68,15 @@ def routed() -> Iterator[None]:
         stack.enter_context(_set(run, "rnn_forward", lambda call, *_: gpu.forward(call)))
         stack.enter_context(_set(gpu, "choose", lambda *_: "cuda"))
         stack.enter_context(_set(launch, "launch_cuda", host))
-        stack.enter_context(_set(launch, "triton_kernels", noted))
+        stack.enter_context(_set(launch, "triton_kernels", Noted))
+        for module, name in ((relaxation, "_GPUS"), (solve, "_CARDS")):
+            stack.enter_context(_set(module, name, ("cpu",)))
+        for function in (triton_codes.pack, triton_codes.unpack):  # which are not ops
+            stack.enter_context(_set(quant, function.__name__, function))
         yield
-    if not host.launched and not sources:
+    if not host.launched and not launched:
         raise RuntimeError("no kernel for cards was launched")
-    LAUNCHED.extend([*host.launched, *sources])
+    LAUNCHED.extend([*host.launched, *launched])
 
 
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []

@@ -12,13 +12,15 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 
-from bench.card.parts import STEPS
+from bench.card.parts import BUDGET, START, STEPS
 from bench.card.runner import ROOT, environment
 from bench.card.worker import Item
 from bench.harness.record import Record
 
 #: A dry run uses a small file that needs no card.
 DRY = ("tests/tune/test_plan.py", "-k", "text or unknown")
+#: A test for a card is marked, or has the fixture `device`, which marks it.
+FOR_CARDS = re.compile(r"pytest\.mark\.gpu\b|\bdevice: str\b")
 _OUTCOME = "(PASSED|FAILED|ERROR|SKIPPED)"
 #: With parallel processes the result precedes the name, else it follows.
 RESULT = re.compile(rf"{_OUTCOME}\s+(?:\[[^\]]*\]\s+)?(tests/\S+)|^(tests/\S+)\s+{_OUTCOME}")
@@ -65,8 +67,15 @@ def record_of(results: dict[str, list[str]], is_complete: bool, last: str) -> Re
     return {"passed": len(results.get("PASSED", [])), "failed": failed, "is_complete": is_complete, "last": last}
 
 
+def files() -> list[str]:
+    """Return the files with tests for a card, as each process would take a minute to import all of them."""
+    texts = {path: path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py"))}
+    return [str(path.relative_to(ROOT)) for path, text in texts.items() if FOR_CARDS.search(text)]
+
+
 def items(dry: bool) -> list[Item]:
     if dry:
         return [Item("pytest", partial(run, DRY, 1))]
     processes = max(2, min(12, (os.cpu_count() or 2) - 2))
-    return [Item("pytest -m gpu", partial(run, ("-m", "gpu", "tests"), processes), STEPS["tests"].limit)]
+    expected = STEPS["tests"].expected - START
+    return [Item("pytest -m gpu", partial(run, ("-m", "gpu", *files()), processes), expected, BUDGET)]

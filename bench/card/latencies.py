@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.card.device import Place
 from bench.card.worker import Item
 from bench.harness.record import Record
 
@@ -29,6 +30,8 @@ CHAINS = {
 GRIDS = ("fence and atomic", "releasing reduction", "flag of each block")
 BLOCKS = (16, 32, 64, 96, 128)
 CLUSTERS = (2, 4, 8)
+#: The compute capability from which cards have clusters
+CLUSTERED = (9, 0)
 
 
 def compiled(arch: str) -> bytes:
@@ -135,19 +138,17 @@ def only_compiled() -> Record:
 def items(dry: bool) -> list[Item]:
     if dry:
         return [Item("compile for sm_90", only_compiled)]
-    from fastiter import _cuda
-
     calls: dict[str, Callable[[], Record]] = {name: partial(chain, kernel) for name, kernel in CHAINS.items()}
     calls |= {"l2": partial(chase, 8, True), "memory": partial(chase, 512, False)}
     calls |= {"atomic": partial(of_memory, "chain_atomic"), "fence": partial(of_memory, "chain_fence")}
     calls["barrier"] = lambda: {"cycles": turns_of("barrier_block", 1, 128, (), ())}
     for kind, name in enumerate(GRIDS):
         calls |= {f"grid, {name}, {blocks} blocks": partial(barrier_of_grid, kind, blocks) for blocks in BLOCKS}
-    if int(_cuda.architecture(0)[3:]) >= 90:
+    if Place(dry).card().capability >= CLUSTERED:
         calls["cluster"] = partial(cluster, 8, 0)
         calls["remote"] = lambda: {"cycles": turns_of("send_and_return", 2, 1, (), ()) / 2}
         for size in CLUSTERS:
             calls[f"cluster of {size}, 4 KiB"] = partial(cluster, size, 4096)
     for width in (8, 16):
         calls |= {f"L2 to shared by {width} bytes, {kib} KiB": partial(copy, width, kib) for kib in (4, 12, 48)}
-    return [Item(name, call, 20) for name, call in calls.items()]
+    return [Item(name, call, 0.5, 20) for name, call in calls.items()]

@@ -1,8 +1,6 @@
-"""The steps `profile` and `memcheck`: NVIDIA's profiler and sanitizer over one call of each kernel with a goal.
+"""The step `profile`: NVIDIA's profiler over one large call of each kernel with a goal.
 
-    python -m bench.card.profile calls     makes the calls; the tools run this command
-
-If a tool is not installed, its step is skipped and the record says so.
+If it is not installed, the step is skipped and the record says so.
 """
 
 from __future__ import annotations
@@ -12,15 +10,29 @@ import io
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
+from bench.card.calls import CALLS, kernels_in
 from bench.card.runner import ROOT, environment
 from bench.card.worker import Item
 from bench.harness.record import Record
 
-KERNELS = "regex:rnn_fwd|rnn_bwd|linear_scan|quantize|stencil|jacobi|newton|para_|delta"
+#: The calls with a goal
+PROFILED = (
+    "lstm",
+    "lstm in clusters",
+    "lstm of several blocks a head",
+    "linear_scan",
+    "linear_attention",
+    "linear_attention, a decay a head",
+    "delta_scan",
+    "delta_scan in bfloat16",
+    "selective_scan",
+    "mlstm",
+    "quantize",
+    "paragru by Newton's method",
+    "sweeps of a stencil",
+)
 SECTIONS = (
     "SpeedOfLight",
     "LaunchStats",
@@ -44,46 +56,9 @@ SHOWN = (
 FOLDER = ROOT / "build" / "card"
 
 
-def calls(device: str, small: bool) -> None:
-    """Call every kernel with a goal once, forward and backward."""
-    import torch
-
-    import fastiter.torch
-    from bench.card.correctness import inputs, with_gradients
-    from bench.card.device import drawn
-
-    batch, time = (2, 3) if small else (16, 128)
-    for width in (16,) if small else (64, 256, 768):
-        with_gradients("lstm", *(x.to(device) for x in inputs("lstm", torch.bfloat16, width, batch, time)))
-    shape = (2, 9, 8) if small else (8, 8192, 1024)
-    a, x = drawn(*shape, seed=0).sigmoid().to(device), drawn(*shape, seed=1).to(device)
-    scanned = [a.requires_grad_(), x.requires_grad_()]
-    torch.autograd.grad(fastiter.torch.linear_scan(*scanned)[0].sum(), scanned)
-    for fmt in ("fixed<8,4,RND,SAT>", "nvfp4", "posit<16,1>"):
-        fastiter.torch.quant.quantize(x.detach(), fmt)
-    jacobi(device, (8, 8) if small else (8192, 8192))
-    batch, length, width = (2, 9, 16) if small else (8, 8192, 256)
-    tensors = [drawn(batch, length, 3, width, seed=3).to(device), 0.3 * drawn(3, width, seed=4).to(device)]
-    methods: tuple[Any, ...] = ("newton", "sequential")
-    for method in methods:
-        leaves = [each.requires_grad_() for each in tensors]
-        torch.autograd.grad(fastiter.torch.paragru(*leaves, method=method)[0].sum(), leaves)
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def jacobi(device: str, grid: tuple[int, int]) -> None:
-    """Two sweeps on the five-point Laplacian."""
-    import numpy as np
-    import torch
-
-    import fastiter.relax
-    import fastiter.torch
-
-    b = torch.ones(grid, device=device)
-    laplacian = fastiter.relax.Stencil(grid, np.array([4, -1, -1, -1, -1], np.float32))
-    backend: Any = "cpu" if device == "cpu" else "cuda"
-    fastiter.torch.relax.Relaxation(laplacian, "jacobi", backend=backend).sweep(torch.zeros_like(b), b, 2)
+def kernels() -> list[str]:
+    """Return the kernels of the calls, for a profiler that would also profile torch's."""
+    return sorted({name for call in PROFILED for source in CALLS[call].sources for name in kernels_in(source)})
 
 
 def run(command: list[str], limit: float) -> subprocess.CompletedProcess[str]:
@@ -112,8 +87,18 @@ def profiled(limit: float) -> Record:
     FOLDER.mkdir(parents=True, exist_ok=True)
     sections = [word for name in SECTIONS for word in ("--section", name)]
     report = FOLDER / "profile"
-    target = [sys.executable, "-m", "bench.card.profile", "calls"]
-    options = ["--target-processes", "all", "--clock-control", "none", "-k", KERNELS, "-f", "-o", str(report)]
+    target = [sys.executable, "-m", "bench.card.calls", "--sizes", "large", "--calls", *PROFILED]
+    options = [
+        "--target-processes",
+        "all",
+        "--clock-control",
+        "none",
+        "-k",
+        f"regex:^({'|'.join(kernels())})$",
+        "-f",
+        "-o",
+        str(report),
+    ]
     done = run([tool, *options, *sections, *target], limit)
     if done.returncode:
         raise RuntimeError(" ".join((done.stdout + done.stderr).strip().splitlines()[-3:]))
@@ -123,44 +108,5 @@ def profiled(limit: float) -> Record:
 
 def items(dry: bool) -> list[Item]:
     if dry:
-        return [Item("calls", partial(dry_calls))]
-    return [Item("ncu", partial(profiled, 150), 165)]
-
-
-def dry_calls() -> Record:
-    """Make the calls on the emulation."""
-    from bench.card import emulated
-    from bench.card.device import Place
-
-    Place(True).run(partial(calls, "cpu", True))
-    return {"launched": sorted(set(emulated.LAUNCHED))}
-
-
-def checked(limit: float) -> Record:
-    """Run the calls under the sanitizer's memcheck."""
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        return {"skipped": "compute-sanitizer is not installed"}
-    target = [sys.executable, "-m", "bench.card.profile", "checked"]
-    done = run([tool, "--tool", "memcheck", "--error-exitcode", "9", *target], limit)
-    if done.returncode:
-        raise RuntimeError(" ".join((done.stdout + done.stderr).strip().splitlines()[-8:]))
-    return {"errors": 0}
-
-
-def memcheck(dry: bool) -> list[Item]:
-    if dry:
-        return [Item("memcheck", lambda: {"skipped": "a dry run has no card"})]
-    return [Item("memcheck", partial(checked, 80), 85)]
-
-
-def main() -> None:
-    which: dict[str, Callable[[], None]] = {
-        "calls": partial(calls, "cuda", False),
-        "checked": partial(calls, "cuda", True),
-    }
-    which[sys.argv[1]]()
-
-
-if __name__ == "__main__":
-    main()
+        return [Item("ncu", lambda: {"skipped": "a dry run has no card"})]
+    return [Item("ncu", partial(profiled, 150), 50, 165)]

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.card.parts import Step
 from bench.card.record import Results
-from bench.card.worker import BROKEN
+from bench.card.worker import BROKEN, MARK
 from bench.harness.record import Record
 
 ROOT = Path(__file__).parents[2]
@@ -54,15 +54,35 @@ def environment(dry: bool = False) -> dict[str, str]:
 
 
 def last_lines(log: Path) -> list[str]:
-    """Return the end of what a worker has printed."""
-    return log.read_text(errors="replace").strip().splitlines()[-3:]
+    """Return the end of what a worker has printed since its last item began."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    begins = [number for number, line in enumerate(lines) if line.startswith(MARK)]
+    return lines[begins[-1] + 1 if begins else 0 :][-3:]
+
+
+def how_ended(code: int) -> str:
+    """Return how a process with this exit code has ended, in words."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Terminate a process and its children."""
+    """Terminate a process and the others of its session, which may have groups of their own."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended by itself
+            _, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
+            if int(session) == process.pid:
+                os.kill(int(path.parent.name), signal.SIGKILL)
     process.wait()
+
+
+def seconds_of(expected: float, later: float, left: float) -> float:
+    """Return the time that a step may take of what is left of a part, with the expected time of it and of later steps.
+
+    It is all that the later ones are not expected to need or, if time is short, its share.
+    """
+    return left - later if left >= expected + later else left * expected / (expected + later)
 
 
 class Runner:
@@ -71,10 +91,14 @@ class Runner:
     def __init__(self, results: Results, dry: bool, deadline: float, tell: Tell) -> None:
         self.results, self.dry, self.deadline, self.tell = results, dry, deadline, tell
 
-    def run(self, step: Step) -> None:
-        """Run the items of a step; if a worker ends before its last item, another one continues."""
+    def run(self, step: Step, later: float = 0.0) -> None:
+        """Run the items of a step; if a worker ends before its last item, another one continues.
+
+        It leaves the ``later`` seconds that other steps of the part are expected to take after it.
+        """
         self.results.begin(step.name)
-        ends = min(time.monotonic() + step.limit, self.deadline)
+        now = time.monotonic()
+        ends = now + seconds_of(step.expected, later, self.deadline - now)
         progress = Progress()
         with tempfile.TemporaryDirectory(prefix="card-") as folder:
             lines = Path(folder) / "lines"
@@ -112,12 +136,12 @@ class Runner:
                     read = self._read(step, lines, read, progress)
                     if ended:
                         code = process.returncode
-                        return "" if code in (0, BROKEN) else f"ended with exit code {code}"
+                        return "" if code in (0, BROKEN) else how_ended(code)
                     now = time.monotonic()
                     if now > progress.began + progress.limit:
                         return f"took more than {progress.limit:.0f} s"
                     if now > ends:
-                        return "out of time"
+                        return f"out of time after {now - progress.began:.0f} s"
                     time.sleep(0.05)
             finally:
                 end(process)

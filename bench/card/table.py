@@ -52,12 +52,33 @@ def model(rows: list[Record]) -> str:
     return "\n".join(f"- {way}: {value}" for way, value in values)
 
 
-def chunked(rows: list[Record]) -> str:
-    lines = ["| work | forward, forward+backward in ms |", "|---|---|"]
+def kernels(rows: list[Record]) -> str:
+    lines = ["| call | largest error | forward, forward+backward in ms |", "|---|---:|---|"]
     for row in rows:
-        parts = [f"{name} " + ", ".join(f"{ms:.3g}" for ms in both.values()) for name, both in row["ms"].items()]
-        lines.append(f"| {row['name']}, {row['shape']} | {'; '.join(parts)} |")
+        if "ms" in row:
+            lines.append(f"| {row['name']} | {row['off']:.1e} | {milliseconds(row['ms'])} |")
     return "\n".join(lines)
+
+
+def sanitizer(rows: list[Record]) -> str:
+    told = {tool: found for row in rows for tool, found in row.items() if isinstance(found, dict)}
+    return "\n".join(
+        f"- {tool}: {its['checked']} calls; reports in {', '.join(its['found']) or 'none'}"
+        for tool, its in told.items()
+    )
+
+
+def families(rows: list[Record]) -> str:
+    lines = ["| work | forward, forward+backward in ms | left out |", "|---|---|---|"]
+    for row in rows:
+        parts = [f"{name} {milliseconds(both)}" for name, both in row["ms"].items()]
+        absent = ", ".join(row["left_out"]) or "none"
+        lines.append(f"| {row['name']}, {row['shape']} | {'; '.join(parts)} | {absent} |")
+    return "\n".join(lines)
+
+
+def milliseconds(times: dict[str, float]) -> str:
+    return ", ".join(f"{ms:.3g}" for ms in times.values())
 
 
 def failures(rows: list[Record]) -> str:
@@ -65,10 +86,12 @@ def failures(rows: list[Record]) -> str:
 
 
 TITLES = {
+    "kernels": ("Kernels", kernels),
     "correctness": ("Correctness", correctness),
+    "sanitizer": ("Sanitizer", sanitizer),
     "tests": ("Tests", tests),
     "latencies": ("Latencies", latencies),
-    "chunked": ("Chunked kernels against their peers", chunked),
+    "families": ("Families against their peers", families),
     "plans": ("Plans of the recurrence", plans),
     "model": ("Constants of the tuner's model", model),
     "failed": ("Failed", failures),

@@ -22,14 +22,20 @@ from bench.harness.record import Record
 
 #: The exit code after an error of the card
 BROKEN = 3
+#: Begins the line of output before that of an item
+MARK = "--- "
 
 
 @dataclass(frozen=True)
 class Item:
-    """A named call that returns a record, or yields records of which each replaces the previous one, and its limit."""
+    """A named call that returns a record, or yields records of which each replaces the previous one.
+
+    It is expected to take some seconds on an H100, and is ended after the limit.
+    """
 
     name: str
     call: Callable[[], Record | Iterator[Record]]
+    expected: float = 1
     limit: float = 60
 
 
@@ -67,6 +73,7 @@ def run(items: list[Item], skip: int, report: Callable[[Record], None]) -> int:
     for number, item in enumerate(items):
         if number < skip:
             continue
+        print(MARK + item.name, flush=True)
         report({"begin": number, "of": len(items), "name": item.name, "limit": item.limit})
         record = attempt(item, lambda record: report({"so_far": record}))
         alive = "error" not in record or is_alive()
