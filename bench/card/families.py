@@ -115,7 +115,7 @@ def as_given(*tensors: Tensor) -> list[Tensor]:
 
 
 def gated(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -> Any:
-    return fastiter.torch.delta_scan(q, k, v, beta, log_decay.exp())
+    return fastiter.torch.delta_scan(q, k, v, beta, decay=log_decay.exp())
 
 
 def kimi(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -> Any:

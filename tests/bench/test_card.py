@@ -215,6 +215,15 @@ def test_a_peer_that_is_missing_or_fails_is_left_out(tmp_path: Path, monkeypatch
     assert "| missing, broken, older, failing |" in table.families([{"name": "scan", **last}])
 
 
+@pytest.mark.parametrize("contest", families.CONTESTS, ids=lambda contest: contest.name)
+def test_contests_pass_arguments_that_our_functions_take(contest: families.Contest) -> None:
+    inputs = [x.detach().requires_grad_() for x in contest.prepare(*map(torch.randn, contest.small))]
+    result = families.first(contest.ours(*inputs))
+    assert result.isfinite().all() and [len(shape) for shape in contest.small] == [len(x) for x in contest.large]
+    if contest.has_gradients:
+        assert len(torch.autograd.grad(result.sum(), inputs)) == len(inputs)
+
+
 # ---- the sanitizer ---------------------------------------------------------------------------------------------------
 
 #: A tool and the program under it: each call does what its name says
