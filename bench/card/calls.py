@@ -20,6 +20,8 @@ from torch import Tensor
 
 import fastiter.relax
 import fastiter.torch as ft
+from bench.card.device import Place
+from bench.card.worker import BROKEN, is_alive
 from fastiter.torch import quant, relax, ssm
 from tests.gpu.host.host import KERNELS, kernels_of
 
@@ -379,9 +381,7 @@ CALLS: dict[str, Call] = {
 
 
 def main() -> None:
-    """Run calls, with a line before and one after each; an exception ends its call only."""
-    from bench.card.device import Place
-
+    """Run calls, with a line before and one after each; an exception ends its call only, unless the card is broken."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--calls", nargs="+", choices=CALLS, metavar="NAME", required=True)
     parser.add_argument("--sizes", choices=("small", "large"), nargs="+", default=["small"], help="default: small")
@@ -398,6 +398,8 @@ def main() -> None:
         except Exception as error:
             traceback.print_exc(limit=4)
             print(f"failed {type(error).__name__}: {error}", flush=True)
+            if not is_alive():
+                raise SystemExit(BROKEN) from None
         print(f"end {name}", flush=True)
 
 

@@ -66,7 +66,7 @@ def how_ended(code: int) -> str:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Terminate a process and the others of its session, which may have groups of their own."""
+    """Terminate a process, its group, and the others of its session, which may have groups of their own."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     for path in Path("/proc").glob("[0-9]*/stat"):

@@ -7,9 +7,7 @@ end.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +20,7 @@ from typing import Any
 
 from bench.card.about import SANITIZER, sanitizer
 from bench.card.calls import CALLS
-from bench.card.runner import ROOT, environment, how_ended
+from bench.card.runner import ROOT, end, environment, how_ended
 from bench.card.worker import Item
 from bench.harness.record import Record
 
@@ -92,9 +90,7 @@ def follow(checked: Checked, log: Path) -> None:
     checked.read = len(lines)
     limit = EACH if checked.is_open else START
     if code is None and time.monotonic() > checked.began + limit:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process)
         checked.give_up(f"took more than {limit:.0f} s")
         checked.process = None
     elif code is not None:
@@ -121,9 +117,7 @@ def run(commands: dict[str, list[str]], names: Sequence[str], limit: float, dry:
             time.sleep(0.1)
         for checked in all_checked.values():
             if checked.process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(checked.process.pid, signal.SIGKILL)
-                checked.process.wait()
+                end(checked.process)
             checked.give_up("out of time")
     yield record_of(all_checked)
     bad = {tool: list(checked.found) for tool, checked in all_checked.items() if checked.found}
@@ -132,7 +126,10 @@ def run(commands: dict[str, list[str]], names: Sequence[str], limit: float, dry:
 
 
 def record_of(all_checked: dict[str, Checked]) -> Record:
-    return {tool: {"checked": len(each.done), "found": dict(each.found)} for tool, each in all_checked.items()}
+    return {
+        tool: {"checked": len(each.done), "found": {name: list(lines) for name, lines in each.found.items()}}
+        for tool, each in all_checked.items()
+    }
 
 
 def skipped() -> Record:
