@@ -49,7 +49,7 @@ def to_significand(
 
 
 @triton.jit
-def _without_bits(x, words, dropped, ROUNDING: tl.constexpr):
+def without_bits(x, words, dropped, ROUNDING: tl.constexpr):
     """Round x by dropping its last bits, for a format with the exponents of x's own dtype, including subnormals."""
     S: tl.constexpr = tl.int64 if x.dtype == tl.float64 else tl.int32
     SIGN: tl.constexpr = 63 if x.dtype == tl.float64 else 31
@@ -123,7 +123,7 @@ def small_float(
     """Round x to a small float; OWN: the format has the exponents of x's dtype."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     if OWN:
-        y = _without_bits(x, words, PLACES - mantissa, ROUNDING)
+        y = without_bits(x, words, PLACES - mantissa, ROUNDING)
         if not MINUS:
             y = tl.where(y == 0.0, 0.0, y)
     else:

@@ -1,7 +1,8 @@
 """Matrix products whose accumulator is rounded between terms: a program has a tile and loops over k in order.
 
 x (K, M) and w (K, N) are contiguous, so that each step reads contiguous memory. Sums are rounded once: in floating
-point they are first rounded to odd as doubles (docs/quant/fixed_theory.md), in fixed point they are integers.
+point they are first rounded to odd, in float32 if it holds them, else as doubles (docs/quant/fixed_theory.md); in fixed
+point they are integers.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_float import signed_range, to_significand
+from .triton_float import signed_range, to_significand, without_bits
 from .triton_modes import BELOW, DOWN, FAR, HALF_AWAY, HALF_DOWN, HALF_UP, HALF_ZERO, SATURATE, TO_ZERO, WRAP, ZERO
-from .triton_rounding import bits_of, number_of, signed, unsigned
+from .triton_rounding import signed, unsigned
+from .triton_sums import add_product, signed_zero, sum_to_odd
 from .triton_wide import wide_value, wrapped
 
 
@@ -41,18 +43,85 @@ def _factors(x_ptr, w_ptr, k, m, n, M, N, T: tl.constexpr):
 
 
 @triton.jit
-def _sum_to_odd(a, b):
-    """Return a + b; if the sum is not a double, the odd one of the two neighbouring doubles."""
-    total = a + b
-    from_b = total - a
-    error = (a - (total - from_b)) + (b - from_b)  # exact; NaN if the sum is not finite
-    bits = bits_of(total)
-    outward = ((bits ^ bits_of(error)) >> 63) | 1  # 1 away from zero, -1 toward it
-    return number_of(tl.where((tl.abs(error) > 0.0) & ((bits & 1) == 0), bits + outward, bits))
+def _to_format(
+    total,
+    numbers,
+    mantissa,
+    min_exponent,
+    ROUNDING: tl.constexpr,
+    SATURATES: tl.constexpr,
+    MINUS: tl.constexpr,
+    INFINITY_DIFFERS: tl.constexpr,
+    BARE: tl.constexpr,
+    OWN: tl.constexpr,
+):
+    """Round a sum to the small float; OWN: it has the exponents of the sum's type."""
+    T: tl.constexpr = total.dtype
+    highest, over, under = tl.load(numbers + 1).to(T), tl.load(numbers + 2).to(T), tl.load(numbers + 3).to(T)
+    infinite, minus_infinite = tl.load(numbers + 4).to(T), tl.load(numbers + 5).to(T)
+    if OWN:
+        y = without_bits(total, 0, 23 - mantissa, ROUNDING)
+        if not MINUS:
+            y = y + 0.0
+    else:
+        y = to_significand(total, 0, mantissa, min_exponent, ROUNDING, BARE, True, MINUS)
+    return signed_range(y, total, highest, over, under, infinite, minus_infinite, SATURATES, INFINITY_DIFFERS)
 
 
-@triton.jit(do_not_specialize=["M", "N", "K", "every", "mantissa", "min_exponent"])
-def quant_matmul_float_fwd_kernel(
+@triton.jit
+def _sums_in_float32(
+    x_ptr,
+    w_ptr,
+    y_ptr,
+    numbers,
+    M,
+    N,
+    K,
+    every,
+    mantissa,
+    min_exponent,
+    ROUNDING: tl.constexpr,
+    SATURATES: tl.constexpr,
+    MINUS: tl.constexpr,
+    INFINITY_DIFFERS: tl.constexpr,
+    BARE: tl.constexpr,
+    OWN: tl.constexpr,
+    WHOLE: tl.constexpr,
+    GROUPED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Compute a tile of the kernel below with sums of three float32 numbers, none of which leaves its range.
+
+    WHOLE: the format is float32 itself, so that all sums are rounded in the same way.
+    """
+    m, n = _tile(M, N, ROWS, COLUMNS)
+    y = tl.zeros((ROWS, COLUMNS), tl.float32)
+    if WHOLE:
+        for k in range(K):
+            x, w = _factors(x_ptr, w_ptr, k, m, n, M, N, tl.float32)
+            high, low = add_product(y, x, w)
+            y = signed_zero(high + low, y, x, w)
+        if not MINUS:
+            y = y + 0.0
+    else:
+        for first in range(0, K, every):
+            if GROUPED:
+                for k in range(first, tl.minimum(first + every, K) - 1):
+                    x, w = _factors(x_ptr, w_ptr, k, m, n, M, N, tl.float32)
+                    high, low = add_product(y, x, w)
+                    y = signed_zero(high + low, y, x, w)
+            x, w = _factors(x_ptr, w_ptr, tl.minimum(first + every, K) - 1, m, n, M, N, tl.float32)
+            high, low = add_product(y, x, w)
+            total = signed_zero(sum_to_odd(high, low), y, x, w)
+            y = _to_format(
+                total, numbers, mantissa, min_exponent, ROUNDING, SATURATES, MINUS, INFINITY_DIFFERS, BARE, OWN
+            )
+    _store(y_ptr, y, m, n, M, N)
+
+
+@triton.jit
+def _sums_in_float64(
     x_ptr,
     w_ptr,
     y_ptr,
@@ -72,14 +141,8 @@ def quant_matmul_float_fwd_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Compute y = round(y + x w) for k in order.
-
-    Every `every`-th sum and the last one are rounded to the small float, the others to the dtype of y. The format's
-    parameters are as in triton_float.py; GROUPED: `every` is more than 1.
-    """
+    """Compute a tile of the kernel below with sums of two float64 numbers."""
     m, n = _tile(M, N, ROWS, COLUMNS)
-    highest, over, under = tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
-    infinite, minus_infinite = tl.load(numbers + 4), tl.load(numbers + 5)
     y = tl.zeros((ROWS, COLUMNS), tl.float64)
     for first in range(0, K, every):
         if GROUPED:
@@ -88,12 +151,60 @@ def quant_matmul_float_fwd_kernel(
                 if y_ptr.dtype.element_ty == tl.float64:
                     y = x * w + y
                 else:
-                    y = _sum_to_odd(x * w, y).to(tl.float32).to(tl.float64)
+                    y = sum_to_odd(x * w, y).to(tl.float32).to(tl.float64)
         x, w = _factors(x_ptr, w_ptr, tl.minimum(first + every, K) - 1, m, n, M, N, tl.float64)
-        total = _sum_to_odd(x * w, y)  # the product is exact: float32 has 24 bits
-        y = to_significand(total, 0, mantissa, min_exponent, ROUNDING, BARE, True, MINUS)
-        y = signed_range(y, total, highest, over, under, infinite, minus_infinite, SATURATES, INFINITY_DIFFERS)
+        total = sum_to_odd(x * w, y)  # the product is exact: float32 has 24 bits
+        y = _to_format(
+            total, numbers, mantissa, min_exponent, ROUNDING, SATURATES, MINUS, INFINITY_DIFFERS, BARE, False
+        )
     _store(y_ptr, y, m, n, M, N)
+
+
+@triton.jit(do_not_specialize=["M", "N", "K", "every", "mantissa", "min_exponent"])
+def quant_matmul_float_fwd_kernel(
+    x_ptr,
+    w_ptr,
+    y_ptr,
+    numbers,
+    M,
+    N,
+    K,
+    every,
+    mantissa,
+    min_exponent,
+    narrow,
+    ROUNDING: tl.constexpr,
+    SATURATES: tl.constexpr,
+    MINUS: tl.constexpr,
+    INFINITY_DIFFERS: tl.constexpr,
+    BARE: tl.constexpr,
+    OWN: tl.constexpr,
+    WHOLE: tl.constexpr,
+    GROUPED: tl.constexpr,
+    NARROW: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Compute y = round(y + x w) for k in order.
+
+    Every `every`-th sum and the last one are rounded to the small float, the others to the dtype of y. The format's
+    parameters are as in triton_float.py; GROUPED: `every` is more than 1. narrow: a flag whether float32 holds all sums
+    without an error, or None if it cannot for this format; a launch whose NARROW differs from the flag does nothing.
+    """
+    is_mine = True
+    if narrow is not None:
+        is_mine = tl.load(narrow).to(tl.int32) == (1 if NARROW else 0)
+    if is_mine:
+        if NARROW:
+            _sums_in_float32(
+                x_ptr, w_ptr, y_ptr, numbers, M, N, K, every, mantissa, min_exponent,
+                ROUNDING, SATURATES, MINUS, INFINITY_DIFFERS, BARE, OWN, WHOLE, GROUPED, ROWS, COLUMNS,
+            )  # fmt: skip
+        else:
+            _sums_in_float64(
+                x_ptr, w_ptr, y_ptr, numbers, M, N, K, every, mantissa, min_exponent,
+                ROUNDING, SATURATES, MINUS, INFINITY_DIFFERS, BARE, GROUPED, ROWS, COLUMNS,
+            )  # fmt: skip
 
 
 # ---- fixed point ----------------------------------------------------------------------------------------------------

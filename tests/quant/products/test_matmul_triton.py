@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from fastiter import BackendError, quant  # noqa: E402
+from fastiter.quant._torch import triton_matmul as gpu_product  # noqa: E402
 from fastiter.torch import nn as layers  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
 from tests.quant.cases import FLOAT_ROUNDINGS, ROUNDINGS, numbers, overflows, random_fixed, random_float  # noqa: E402
@@ -79,6 +81,68 @@ def test_sums_beside_the_middle_between_numbers(gpu: Gpu, accumulate: str, every
     x = np.array([[s * (1 + place), s * place / 2 * (1 + 2**-23), 0] for s in (1, -1)], np.float32)
     weight = np.array([[1, 1 - 2**-23, 1]], np.float32)
     assert check(gpu, x, weight, accumulate, every).tolist() == [[1 + place], [-1 - place]]
+
+
+#: Formats whose sums float32 holds: all nearest modes, directed ones of a smaller range, float32's own exponents
+NARROW = ("bf16", "tf32", "fp16", "e5m2", "e4m3fnuz", "fp32", "float<5,0,none>", "bf16<RNA>", "fp16<RZ>", "e5m2<RU>")
+NARROW += ("float<8,21>", "float<5,20,ieee,RA>")
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_sums_in_float32_have_the_bits_of_sums_in_float64(gpu: Gpu, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of 24-bit numbers that cancel, that are ties but for their last bit, and that are zeros of either sign."""
+    monkeypatch.setattr(gpu_product, "_prefers_float32", lambda x: True)
+    fmt, rng = quant.parse(name), np.random.default_rng(NARROW.index(name))
+    given = numbers(np.float32, -20, 6, 60, seed=NARROW.index(name))
+    given = given[(given == 0) | (abs(given) < 2.0**20) & (abs(given) > 2.0**-40)]
+    x, weight = rng.choice(given, (13, 24)), rng.choice(given, (40, 24))
+    x[:, 1::4], weight[:, 1::4] = -x[:, ::4], weight[:, ::4] * np.float32(1 - 2**-23)  # almost the opposite products
+    x[::2, 2::4] = np.nextafter(x[::2, ::4], np.float32(0))
+    x[::3], weight[1::3, ::2] = x[::3] * rng.choice([0, -0.0], (len(x[::3]), 24)), -0.0
+    assert gpu_product._fits_float32(fmt) and gpu_product._holds(torch.from_numpy(x.T), torch.from_numpy(weight.T))
+    found = [check(gpu, x, weight, fmt, every) for every in (1, 5)]
+    monkeypatch.setattr(gpu_product, "_fits_float32", lambda acc: False)
+    for every, expected in zip((1, 5), found, strict=True):
+        placed = [gpu.put(torch.from_numpy(t)) for t in (x, weight)]
+        wide = gpu.run(lambda every=every, of=placed: ours.linear(*of, accumulator=fmt, accumulate_every=every))
+        same(wide, expected, name)
+
+
+@pytest.mark.parametrize("name", ["bf16<RZ>", "float<9,20>", "float<8,22>", "float<7,23>", "fp32<RNA>", "fp32<RD>"])
+def test_formats_whose_sums_float32_does_not_hold(name: str) -> None:
+    assert not gpu_product._fits_float32(quant.parse(name))
+
+
+def test_factors_whose_sums_float32_does_not_hold(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each bound, and beyond it; either way the result is the CPU's."""
+    monkeypatch.setattr(gpu_product, "_prefers_float32", lambda x: True)
+    one = np.float32(1)
+    odd = one + one * 2**-23
+    for x, weight, holds in (
+        ([odd * 2.0**-50, 1], [2.0**-76, 1], True),  # the last bits are at 2^-73 and 2^-76
+        ([odd * 2.0**-50, 1], [2.0**-77, 1], False),
+        ([2.0**61, 0], [2.0**59, 1], True),  # 4 K products of less than 2^122
+        ([2.0**61, 0], [2.0**60, 1], False),
+        ([2.0**114, 1], [2.0**-40, 1], True),
+        ([2.0**115, 1], [2.0**-40, 1], False),  # its halves overflow
+        ([math.inf, 1], [1, 1], False),
+        ([math.nan, 1], [1, 1], False),
+        ([0, 0], [0, 0], True),
+    ):
+        a, w = np.array([x], np.float32), np.array([weight], np.float32)
+        assert bool(gpu_product._holds(torch.from_numpy(a.T), torch.from_numpy(w.T))) == holds, (x, weight)
+        for name in ("bf16", "fp32", "tf32"):
+            check(gpu, a, w, name)
+
+
+@pytest.mark.parametrize(("capability", "prefers"), [((8, 0), False), ((8, 9), True), ((9, 0), False), ((12, 0), True)])
+def test_float32_is_preferred_where_doubles_are_slow(
+    capability: tuple[int, int], prefers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    on_card = SimpleNamespace(is_cuda=True, device="cuda")
+    assert gpu_product._prefers_float32(on_card) == prefers
 
 
 # --- fixed point ------------------------------------------------------------------------------------------------------

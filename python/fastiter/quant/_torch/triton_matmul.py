@@ -29,6 +29,10 @@ _BELOW, _ABOVE, _FAR = range(3)
 _SPARE = 2
 #: A place outside the range of all doubles
 _NOWHERE = 1 << 20
+#: Compute capabilities with half as many operations on doubles as on floats per clock; others have 1/32 or 1/64
+_FAST_DOUBLES = ((7, 0), (8, 0), (9, 0), (10, 0))
+#: Bits of float32, and the exponent of its smallest normal number
+_BITS, _LEAST = 24, -126
 
 
 def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -123,17 +127,68 @@ def _in_float32(name: str, x: Tensor) -> Tensor:
     return narrow
 
 
+def _prefers_float32(x: Tensor) -> bool:
+    """Return whether the GPU computes doubles so slowly that several floats in place of each are faster."""
+    if not x.is_cuda:  # interpreted, as in tests
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(x.device) not in _FAST_DOUBLES
+
+
+def _fits_float32(acc: Float) -> bool:
+    """Return whether sums in float32 without an error can be rounded to the format, if the factors allow such sums.
+
+    Rounded to odd, they need two bits more than the format, or they are rounded to float32 itself. A directed rounding
+    can leave the range that bounds on the factors imply.
+    """
+    if not span(acc).in_float32:
+        return False
+    is_own = acc.min_exponent == _LEAST
+    rounds = acc.mantissa <= _BITS - 3 or (acc.rounding == "RNE" and _is_whole(acc))
+    is_bounded = acc.rounding in ("RNE", "RNA") or acc.max_exponent < -_LEAST - 2
+    return rounds and is_bounded and (is_own or _scales(acc))
+
+
+def _is_whole(acc: Float) -> bool:
+    """Return whether the format has all numbers of float32 up to 2^126."""
+    return acc.mantissa == _BITS - 1 and acc.min_exponent == _LEAST and acc.max_exponent >= -_LEAST
+
+
+def _scales(acc: Float) -> bool:
+    """Return whether float32 has the powers of two by which numbers are scaled to integers and back."""
+    return acc.mantissa - acc.min_exponent <= -_LEAST
+
+
+def _holds(a: Tensor, w: Tensor) -> Tensor:
+    """Return whether float32 holds all sums of products of float32 numbers without an error, on the device.
+
+    Every bit of a product must have a place, and no sum or intermediate result may overflow: an accumulator that is
+    rounded to the nearest number stays below four times the sum of the magnitudes of its products.
+    """
+    (finite, last, first), (w_finite, w_last, w_first) = _measured(a.double()), _measured(w.double())
+    growth = (4 * len(a)).bit_length()
+    holds = (finite & w_finite).bool() & (last + w_last >= _LEAST - _BITS + 1)
+    split = torch.maximum(first, w_first) <= -_LEAST - _BITS // 2
+    return holds & split & (first + w_first + 2 + growth <= -_LEAST)
+
+
 def _float(a: Tensor, w: Tensor, y: Tensor, acc: Float, every: int) -> None:
-    _launch(
-        "quant_matmul_float_fwd_kernel",
-        (_in_float32("x", a), _in_float32("weight", w), y),
-        acc,
-        (every, acc.mantissa, acc.min_exponent),
-        SATURATES=acc.overflow == "SAT",
-        MINUS=acc.specials != "fnuz",
-        INFINITY_DIFFERS=acc.rounding in ("RZ", "RD", "RU"),
-        BARE=acc.mantissa == 0,
-    )
+    a, w = _in_float32("x", a), _in_float32("weight", w)
+    narrow = _holds(a, w) if _prefers_float32(a) and _fits_float32(acc) else None
+    for is_narrow in (False,) if narrow is None else (True, False):  # of two launches, the flag on the device picks one
+        _launch(
+            "quant_matmul_float_fwd_kernel",
+            (a, w, y),
+            acc,
+            (every, acc.mantissa, acc.min_exponent),
+            narrow=narrow,
+            NARROW=is_narrow,
+            SATURATES=acc.overflow == "SAT",
+            MINUS=acc.specials != "fnuz",
+            INFINITY_DIFFERS=acc.rounding in ("RZ", "RD", "RU"),
+            BARE=acc.mantissa == 0,
+            OWN=not _scales(acc),
+            WHOLE=_is_whole(acc),
+        )
 
 
 # ---- both -----------------------------------------------------------------------------------------------------------
