@@ -78,7 +78,7 @@ def run_part(part: int, options: argparse.Namespace, results: Results, began: fl
 
 def prove(folder: Path) -> None:
     """Run the items that fail on purpose, with a record of their own, and raise unless it tells about each."""
-    from bench.card import planted
+    from bench.card.steps import planted
 
     results = Results.open(folder / "planted.json")
     Runner(results, True, time.monotonic() + PLANTED.expected, lambda text: None).run(PLANTED)

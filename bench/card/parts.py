@@ -29,27 +29,27 @@ BUDGET = 570.0
 
 PARTS: dict[int, tuple[Step, ...]] = {
     1: (  # in the time that the build leaves
-        Step("about", "bench.card.about:items", 14),
-        Step("kernels", "bench.card.kernels:items", 154),
-        Step("correctness", "bench.card.correctness:items", 110),
-        Step("sanitizer", "bench.card.sanitizer:items", 130),
+        Step("about", "bench.card.steps.about:items", 14),
+        Step("kernels", "bench.card.steps.kernels:items", 154),
+        Step("correctness", "bench.card.steps.correctness:items", 110),
+        Step("sanitizer", "bench.card.steps.sanitizer:items", 130),
     ),
     2: (
-        Step("rnn", "bench.card.peers:rnn", 118),
-        Step("families", "bench.card.families:items", 190),
-        Step("memory", "bench.card.peers:memory", 36),
-        Step("newton", "bench.card.peers:newton", 134),
-        Step("products", "bench.card.peers:products", 28),
-        Step("profile", "bench.card.profile:items", 60),
+        Step("rnn", "bench.card.steps.peers:rnn", 118),
+        Step("families", "bench.card.steps.families:items", 190),
+        Step("memory", "bench.card.steps.peers:memory", 36),
+        Step("newton", "bench.card.steps.peers:newton", 134),
+        Step("products", "bench.card.steps.peers:products", 28),
+        Step("profile", "bench.card.steps.profile:items", 60),
     ),
     3: (
-        Step("tests", "bench.card.gpu_tests:items", 230),
-        Step("hazards", "bench.card.hazards:items", 112),
-        Step("plans", "bench.card.plans:items", 160),
-        Step("model", "bench.card.model:items", 10),
-        Step("latencies", "bench.card.latencies:items", 28),
+        Step("tests", "bench.card.steps.gpu_tests:items", 230),
+        Step("hazards", "bench.card.steps.hazards:items", 112),
+        Step("plans", "bench.card.steps.plans:items", 160),
+        Step("model", "bench.card.steps.model:items", 10),
+        Step("latencies", "bench.card.steps.latencies:items", 28),
     ),
 }
 STEPS = {step.name: step for steps in PARTS.values() for step in steps}
 #: A step of dry runs alone, whose items fail on purpose
-PLANTED = Step("planted", "bench.card.planted:items", 60)
+PLANTED = Step("planted", "bench.card.steps.planted:items", 60)

@@ -19,13 +19,14 @@ pytest.importorskip("triton")
 
 import fastiter.torch  # noqa: E402
 from bench import __main__ as command  # noqa: E402
-from bench.card import about, about_the_card, families, gpu_tests, model, plans, planted, profile, sanitizer, table  # noqa: E402
+from bench.card import about_the_card, table  # noqa: E402
 from bench.card.calls import CALLS, kernels_in  # noqa: E402
 from bench.card.device import Place  # noqa: E402
 from bench.card.emulated import SHARED  # noqa: E402
 from bench.card.parts import BUDGET, PARTS, PLANTED, START, STEPS, Step  # noqa: E402
 from bench.card.record import Results, file_name  # noqa: E402
 from bench.card.runner import Progress, Runner, end, environment, seconds_of  # noqa: E402
+from bench.card.steps import about, families, gpu_tests, model, plans, planted, profile, sanitizer  # noqa: E402
 from bench.card.worker import Item  # noqa: E402
 from fastiter.rnn._torch._gpu import launch_plan  # noqa: E402
 from fastiter.tune import DEVICES  # noqa: E402
@@ -123,14 +124,14 @@ def test_nothing_of_a_session_outlives_its_end() -> None:
 
 
 def test_a_step_that_does_not_start_is_recorded(tmp_path: Path) -> None:
-    told = a_run(tmp_path, Step("step", "bench.card.planted:broken", 60))
+    told = a_run(tmp_path, Step("step", "bench.card.steps.planted:broken", 60))
     assert told["step"] == [] and len(told["failed"]) == 1
     assert "ImportError: no such package" in told["failed"][0]["error"]
 
 
 def test_a_step_ends_with_its_budget(tmp_path: Path) -> None:
     started = time.monotonic()
-    told = a_run(tmp_path, Step("step", "bench.card.planted:slow", 20), 1)
+    told = a_run(tmp_path, Step("step", "bench.card.steps.planted:slow", 20), 1)
     assert time.monotonic() - started < 100  # less than the items' 300 seconds
     assert told["step"] == [] and "out of time" in told["failed"][0]["error"]
 

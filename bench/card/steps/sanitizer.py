@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.card.about import SANITIZER, sanitizer
 from bench.card.calls import CALLS
 from bench.card.runner import ROOT, end, environment, how_ended
+from bench.card.steps.about import SANITIZER, sanitizer
 from bench.card.worker import Item
 from bench.harness.record import Record
 

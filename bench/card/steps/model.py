@@ -1,6 +1,6 @@
 """The step `model`: the constants of the tuner's cost model, fitted to measured or simulated plans.
 
-    python -m bench.card.plans --simulate FILE.json && python -m bench.card.model FILE.json     without a card
+Without a card: python -m bench.card.steps.plans --simulate FILE.json && python -m bench.card.steps.model FILE.json
 
 The model of a step's latency is linear in its constants; `terms` are their coefficients. The constants are in
 python/fastiter/tune/_rnn_plan.py and explained in docs/tune/theory.md.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import fastiter.torch
-from bench.card.correctness import heads, inputs, path_of, with_gradients
 from bench.card.device import Place, bound, drawn, error
+from bench.card.steps.correctness import heads, inputs, path_of, with_gradients
 from bench.card.worker import Item
 from bench.harness.record import Record
 

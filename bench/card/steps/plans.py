@@ -1,6 +1,6 @@
 """The step `plans`: the fused recurrence with many launch shapes, to which the tuner's model is fitted.
 
-python -m bench.card.plans --simulate FILE.json     the same with the machine code emulator, without a card
+python -m bench.card.steps.plans --simulate FILE.json     the same with the machine code emulator, without a card
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.card.correctness import GATES, heads
 from bench.card.device import Place, drawn
+from bench.card.steps.correctness import GATES, heads
 from bench.card.worker import Item
 from bench.harness.record import Record
 from fastiter.rnn._cells import CELLS

@@ -1,5 +1,5 @@
 // The parts of a step of a recurrence, measured in cycles: latencies, barriers of a block, a cluster and the grid, and the
-// exchange between blocks. bench/card/latencies.py compiles it with NVRTC and launches it.
+// exchange between blocks. bench/card/steps/latencies.py compiles it with NVRTC and launches it.
 //
 // Each kernel writes the cycles of all its turns to cycles[0], and something that depends on its results to sink.
 

@@ -1,0 +1,1 @@
+"""The steps of a run on a card: each module lists the items of one or more."""
