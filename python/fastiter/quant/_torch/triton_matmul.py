@@ -174,7 +174,7 @@ def _holds(a: Tensor, w: Tensor) -> Tensor:
 def _float(a: Tensor, w: Tensor, y: Tensor, acc: Float, every: int) -> None:
     a, w = _in_float32("x", a), _in_float32("weight", w)
     narrow = _holds(a, w) if _prefers_float32(a) and _fits_float32(acc) else None
-    for is_narrow in (False,) if narrow is None else (True, False):  # of two launches, the flag on the device picks one
+    for is_narrow in (False,) if narrow is None else (True, False):  # the flag on the device picks one of two
         _launch(
             "quant_matmul_float_fwd_kernel",
             (a, w, y),
