@@ -31,7 +31,7 @@ START, EACH = 60.0, 40.0
 
 @dataclass
 class Checked:
-    """What a tool has found so far, by call."""
+    """The reports of a tool so far, by call."""
 
     calls: list[str]
     done: list[str] = field(default_factory=list)
