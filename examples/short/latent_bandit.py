@@ -4,7 +4,7 @@ import numpy as np
 
 from fastiter import experimental
 
-means = np.array([[0.8, 0.5, 0.2], [0.1, 0.5, 0.9]])  # of three arms, for each kind
+means = np.array([[0.8, 0.5, 0.2], [0.1, 0.5, 0.9]])  # three arms, for each kind
 half = np.array([0.5, 0.5])  # the belief at the start
 
 vectors = experimental.alpha_vectors(experimental.LatentMDP.bandit(means), 8)

@@ -131,7 +131,7 @@ def raises(function: Any) -> bool:
     """Return whether a function's own body has a raise statement or calls a check of arguments."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
-    except (OSError, TypeError):  # of a class without a method of its own, or made by exec
+    except (OSError, TypeError):  # a class without a method of its own, or made by exec
         return False
     called = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
     names = (func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in called)

@@ -83,9 +83,9 @@ def accelerate(
     transformers, the selective scans of Mamba, FalconMamba, Jamba and Zamba, Mamba-2's scan in Mamba2, Bamba, FalconH1,
     GraniteMoeHybrid, NemotronH and Zamba2, the gated delta rule of Qwen3-Next, Qwen3.5 and OlmoHybrid, the delta
     attention of KimiLinear, the causal convolutions of these and of Lfm2, MiniMax's lightning attention, xLSTM's mLSTM,
-    the recurrences of RecurrentGemma and RWKV-4, and those of related models, which docs/accelerate/models.md lists; the
-    mLSTM of mlstm_kernels and of xlstm's blocks; modules of mamba_ssm and layers of flash-linear-attention, which do
-    not run on CPUs otherwise; the blocks of mambapy; the policies of sb3-contrib's RecurrentPPO; and torchrl's
+    the recurrences of RecurrentGemma and RWKV-4, and those of related models, which docs/accelerate/models.md lists;
+    the mLSTM of mlstm_kernels and of xlstm's blocks; modules of mamba_ssm and layers of flash-linear-attention, which
+    do not run on CPUs otherwise; the blocks of mambapy; the policies of sb3-contrib's RecurrentPPO; and torchrl's
     LSTMModule and GRUModule. Most are recognised by function, not by class: a module whose methods use one of these
     functions is accelerated if the function has the expected parameters and a trial on a small input gives the same
     results. Mixers whose code is known run as a whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next

@@ -52,8 +52,8 @@ class Decoder:
     group : int, optional
         Inputs that share a scale, for "int8", "int4" and "nf4"; 32 by default.
     keep : bool
-        Keep the model's own copies of the packed weights. By default the model drops them, and its own layers multiply by
-        the packed numbers.
+        Keep the model's own copies of the packed weights. By default the model drops them, and its own layers multiply
+        by the packed numbers.
     threads : int, optional
         Threads of a step; by default the number of :func:`fastiter.get_num_threads`.
     trial : bool
