@@ -4,7 +4,7 @@ The text and the training are those of char_lm.py. A ParaGRU unit depends only o
 matrix product, and all steps can be solved at once by Newton's method, which would pay off on many cores. On a few
 cores the loop is faster. Both give the same result, which is checked at the end.
 
-    python examples/papers/pararnn_lm.py  # 1 to 12 minutes; writes pararnn_lm.png next to this file
+    python examples/papers/pararnn_lm.py  # 2 to 20 minutes; writes pararnn_lm.png next to this file
     python examples/papers/pararnn_lm.py --help
 
 :Paper: ParaRNN: Unlocking Parallel Training of Nonlinear RNNs for Large Language Models (2025), arXiv 2510.21450
