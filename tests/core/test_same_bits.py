@@ -188,8 +188,8 @@ FAMILIES = {"rnn", "scan", "delta", "newton", "ssm"}
 
 def family_of(found: Any) -> str:
     """Return the folder of the code of a function or of a class, whose ``__module__`` is a facade."""
-    every = vars(found).values() if inspect.isclass(found) else [inspect.unwrap(found)]
-    paths = (Path(one.__code__.co_filename) for one in every if inspect.isfunction(one))
+    every = vars(found).values() if inspect.isclass(found) else [found]
+    paths = (Path(inspect.unwrap(one).__code__.co_filename) for one in every if inspect.isfunction(one))
     return next((path.relative_to(ROOT).parts[0] for path in paths if ROOT in path.parents), "")
 
 
