@@ -95,9 +95,9 @@ class PackedWeight(Tensor):
             return function(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         args, kwargs = tree_map_only(PackedWeight, lambda x: x.parts.tensor(), (args, kwargs or {}))
-        return function(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
@@ -130,7 +130,7 @@ def _item(weight: Any, index: Any) -> Tensor | None:
 
 
 #: Functions that need not unpack a whole parameter; they return None for arguments for which they have to
-_RULES = {nn.functional.linear: _linear, nn.functional.embedding: _embedding, Tensor.__getitem__: _item}
+_RULES: dict[Any, Any] = {nn.functional.linear: _linear, nn.functional.embedding: _embedding, Tensor.__getitem__: _item}
 #: Methods that torch does not have for classes derived from Tensor
 _ARRAYS = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
 
