@@ -49,6 +49,8 @@ class PlotsHistory:
         ------
         ModuleNotFoundError
             If matplotlib is not installed.
+        TypeError
+            If ``ax`` is no Axes.
         ValueError
             If the solver has not recorded a history.
         """

@@ -91,6 +91,8 @@ class LassoPath(Solution[Value]):
         ------
         ModuleNotFoundError
             If matplotlib is not installed.
+        TypeError
+            If ``ax`` is no Axes.
         """
         solved = np.array([reason != "callback" for reason in self.reason], np.bool_)
         return draw_path(numbers(self.l1)[solved], numbers(self.value)[solved], axes_of("plot", ax))

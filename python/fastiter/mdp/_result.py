@@ -107,8 +107,8 @@ class MDPSolution(PlotsHistory, Solution[Value]):
         ------
         ModuleNotFoundError
             If matplotlib is not installed.
-        ValueError
-            If the shape or the moves are not those of the process.
+        TypeError, ValueError
+            If the shape, the moves or the model are not those of the process, or ``ax`` is no Axes.
         """
         value, policy = numbers(self.value), numbers(self.policy)
         if value.ndim == 2:
