@@ -250,6 +250,8 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("FalconH1", "norm before gate"): {**_FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": True},
     ("Qwen3_5", "biases"): {**_QWEN, "attention_bias": True, "tie_word_embeddings": True},
 }
+#: One variant of each architecture, and those with experts
+MAIN = [each for each in OPTIONS if each == next(x for x in OPTIONS if x[0] == each[0]) or "experts" in each[1]]
 
 
 def make(name: str, variant: str = "", **options: Any) -> Any:

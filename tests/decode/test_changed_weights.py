@@ -85,8 +85,11 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda x: x.__name__)
-@pytest.mark.parametrize("weights", [True, "int8"], ids=str)
+@pytest.mark.parametrize(
+    ("weights", "change"),
+    [*(("int8", change) for change in CHANGES), (True, changed_in_place)],
+    ids=lambda x: getattr(x, "__name__", str(x)),
+)
 def test_changes(weights: Any, change: Callable[[Any], None]) -> None:
     model = accelerate(make("Mamba").float(), decode=weights)
     before = generated(model)

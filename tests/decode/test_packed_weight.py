@@ -68,6 +68,8 @@ ON_MATRICES: dict[str, Callable[[Any], Any]] = {
     "rows": lambda w: linear(inputs(6).view(2, 3, K), w, torch.arange(N, dtype=torch.float32)),
     "many rows": lambda w: linear(inputs(300), w),
     "table": lambda w: embedding(torch.tensor([[3, 1], [3, 0]]), w),
+    "by name": lambda w: linear(input=inputs(2), weight=w, bias=None),
+    "without gradients": lambda w: linear(inputs(2).requires_grad_(), w),
     "gradient": lambda w: torch.autograd.grad(linear(x := inputs(2).requires_grad_(), w).square().sum(), x)[0],
 }
 

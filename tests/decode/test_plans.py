@@ -16,10 +16,12 @@ from fastiter.decode import reference  # noqa: E402
 from fastiter.decode._torch.cache import bind, cache_of, is_bound, length_of, new_cache, new_states, states_of  # noqa: E402
 from fastiter.decode._torch.plans import plan_of  # noqa: E402
 from fastiter.decode.plan import Attention  # noqa: E402
-from tests.decode.models import OPTIONS, exact, make, tokens  # noqa: E402
+from tests.decode.models import MAIN, OPTIONS, exact, make, tokens  # noqa: E402
 from tests.support.scripts import run_script  # noqa: E402
 
 STEPS = 20
+#: Rows and lengths of prompts; other variants of an architecture have the first
+PROMPTS = [(3, 5), (1, 0), (3, 1), (1, 70)]
 EACH = pytest.mark.parametrize(("name", "variant"), OPTIONS, ids=lambda x: x)
 
 
@@ -59,8 +61,10 @@ def kept(plan: Any, key: str, state: Any) -> Any:
     return state[:, :, 1 - windows[key] :] if key in windows else state
 
 
-@EACH
-@pytest.mark.parametrize(("rows", "prompt"), [(1, 0), (3, 1), (3, 5), (1, 70)])
+@pytest.mark.parametrize(
+    ("name", "variant", "rows", "prompt"),
+    [(*each, *given) for each in OPTIONS for given in (PROMPTS if each in MAIN else PROMPTS[:1])],
+)
 def test_steps_after_prompts(name: str, variant: str, rows: int, prompt: int) -> None:
     model = make(name, variant)
     plan, parameters, following = plan_of(model), arrays(model), tokens(rows, STEPS)

@@ -266,11 +266,17 @@ def test_keys_that_are_removed_from_a_cache() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "decode"),
-    [(torch.float32, True), (torch.float32, "int8"), (torch.bfloat16, True), (torch.bfloat16, "bf16")],
+    ("name", "dtype", "decode"),
+    [
+        ("Mamba", torch.float32, True),
+        ("Mamba", torch.bfloat16, "bf16"),
+        ("FalconH1", torch.float32, "int8"),
+        ("FalconH1", torch.bfloat16, True),
+        ("RecurrentGemma", torch.float32, "int8"),
+        ("RecurrentGemma", torch.bfloat16, "bf16"),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["Mamba", "FalconH1", "RecurrentGemma"])
 def test_the_model_itself_reads_in_the_middle(name: str, dtype: Any, decode: Any, steps: list[int]) -> None:
     """Steps of the decoder and of the model in turns, with one cache."""
     plain = single(name).to(dtype)

@@ -14,10 +14,10 @@ transformers = pytest.importorskip("transformers", "5.24")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from fastiter.torch import Decoder, decode  # noqa: E402
-from tests.decode.models import OPTIONS, make, tokens  # noqa: E402
+from tests.decode.models import MAIN, make, tokens  # noqa: E402
 
 #: Configs of xLSTM that transformers writes, it does not read.
-LOADED = [each for each in OPTIONS if each[0] != "xLSTM"]
+LOADED = [each for each in MAIN if each[0] != "xLSTM"]
 
 
 @pytest.fixture(autouse=True)

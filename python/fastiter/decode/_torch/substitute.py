@@ -51,7 +51,7 @@ class Parts:
         y = lines.new_empty(len(lines), self.shape.numel() // self.shape[-1])
         for matrix, packed in self.matrices.items():
             if len(lines) <= _MANY_ROWS:
-                of_all = packed.product(lines.to(_float(packed)).numpy())
+                of_all = packed.product(lines.detach().to(_float(packed)).numpy())
                 y[:, _on_tensors(matrix.places())] = torch.from_numpy(of_all).to(x.dtype)
                 continue
             for rows, block in _blocks(matrix, packed):
@@ -100,22 +100,22 @@ class PackedWeight(Tensor):
         return func(*args, **kwargs)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     if not isinstance(weight, PackedWeight) or not weight.parts.consists_of_rows():
         return None
-    if isinstance(x, PackedWeight) or (x.requires_grad and torch.is_grad_enabled()):
+    if isinstance(input, PackedWeight) or (input.requires_grad and torch.is_grad_enabled()):
         return None
-    y = weight.parts.product(x)
+    y = weight.parts.product(input)
     return y if bias is None else y + bias
 
 
 def _embedding(
-    tokens: Tensor, weight: Tensor, padding_idx: Any = None, max_norm: Any = None, *_: Any, **others: Any
+    input: Tensor, weight: Tensor, padding_idx: Any = None, max_norm: Any = None, *_: Any, **others: Any
 ) -> Tensor | None:
     if max_norm is not None or not isinstance(weight, PackedWeight) or len(weight.parts.matrices) != 1:
         return None
     (packed,) = weight.parts.matrices.values()
-    found, inverse = tokens.unique(return_inverse=True)
+    found, inverse = input.unique(return_inverse=True)
     table = torch.empty(len(found), packed.K, dtype=weight.dtype)
     for row, token in zip(table, found.tolist(), strict=True):
         row.copy_(torch.from_numpy(packed.unpack(token, 1)[0]))
