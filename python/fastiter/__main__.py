@@ -10,7 +10,11 @@ from ._config import show_config
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m fastiter", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("config", "bench"), default="config")
+    commands = (
+        "config: versions, processor, kernels and optional packages (the default); bench: single calls, compared "
+    )
+    commands += "with torch, SciPy and others, as far as they are installed"
+    parser.add_argument("command", nargs="?", choices=("config", "bench"), default="config", help=commands)
     if parser.parse_args().command == "config":
         show_config()
         return

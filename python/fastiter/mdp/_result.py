@@ -35,13 +35,15 @@ class MDPSolution(PlotsHistory, Solution[Value]):
     Attributes
     ----------
     value : (S,)
-        The midpoint of the bounds, in the dtype of P: off by at most half of ``residual``.
+        The midpoint of the bounds, in the dtype of P: off by at most half of ``residual`` if gamma is below 1. Where
+        the bounds are infinite, the last values: nothing is known about their error.
     converged : bool
         True if ``residual`` is at most ``tolerance``.
     steps : int
         Sweeps over all states; sweeps of a policy's own chain are not counted.
     residual : float
-        The largest ``upper - lower``; if gamma is 1, the largest change in the last sweep, and the bounds may be wider.
+        The largest ``upper - lower``; if gamma is 1, the largest change in the last sweep, and the bounds may be wider,
+        or infinite.
     method, reason : str
         The method that ran, and the reason for ending: "converged", "max_steps", "stagnated", "diverged" or "callback".
     policy : (S,) int64
@@ -124,6 +126,11 @@ class MDPSolution(PlotsHistory, Solution[Value]):
 
     def _residuals(self) -> Any:
         return numbers(self.history).T
+
+    def _details(self) -> list[str]:
+        """Return a warning where the residual is no bound on the error: without a discount it is the largest change."""
+        finite = np.isfinite(numbers(self.lower)).all() and np.isfinite(numbers(self.upper)).all()
+        return [] if finite else ["not all bounds are finite"]
 
     def _failure(self) -> str | None:
         reasons = (self.reason,) if isinstance(self.reason, str) else self.reason
