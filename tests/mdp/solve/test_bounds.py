@@ -82,6 +82,6 @@ def test_infinite_bounds_are_told(method: Any) -> None:
     """Without a discount, steps that earn nothing leave infinite bounds; a cost of each step makes them finite."""
     walk = np.array([[[0, 1.0, 0], [0.5, 0, 0.5], [0, 0, 1.0]]])
     reward, cost = np.array([[0.0], [0.5], [0.0]]), np.array([[-1.0], [-1.0], [0.0]])
-    free, costly = (mdp.MDP(walk, R, 1.0, terminal=[2]).solve(method) for R in (reward, cost))
+    free, costly = (MDP(walk, R, 1.0, terminal=[2]).solve(method) for R in (reward, cost))
     assert not np.isfinite(np.r_[free.lower, free.upper]).all() and "not all bounds are finite" in repr(free)
     assert np.isfinite(np.r_[costly.lower, costly.upper]).all() and "bounds" not in repr(costly)
