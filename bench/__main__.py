@@ -101,16 +101,17 @@ def write_site(results: figure.Results, folder: Path) -> None:
         (folder / f"{name}.md").write_text(text)
 
 
-def report(arguments: argparse.Namespace) -> None:
-    every = figure.read(arguments.files)
-    if arguments.figure is not None:
-        figure.draw(every, arguments.figure)
-    elif arguments.site is not None:
-        write_site(every, arguments.site)
-    elif arguments.page is not None:
+def report(
+    files: list[Path], drawing: Path | None = None, folder: Path | None = None, page: Path | None = None
+) -> None:
+    every = figure.read(files)
+    if drawing is not None:
+        figure.draw(every, drawing)
+    elif folder is not None:
+        write_site(every, folder)
+    elif page is not None:
         for _, results in every:
-            page = tables_of(results["family"]).page(arguments.page.read_text(), results)
-            arguments.page.write_text(page)
+            page.write_text(tables_of(results["family"]).page(page.read_text(), results))
     else:
         print("\n".join(markdown(results) for _, results in every))
 
@@ -118,7 +119,7 @@ def report(arguments: argparse.Namespace) -> None:
 def main() -> None:
     arguments = parse_arguments()
     if arguments.command == "report":
-        report(arguments)
+        report(arguments.files, arguments.figure, arguments.site, arguments.page)
     else:
         measure(arguments)
 
