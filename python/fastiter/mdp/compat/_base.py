@@ -121,7 +121,7 @@ SOLVER = documented(
             TypeError
                 If transitions are no matrices, or a number or a reward has another type.
             Error
-                A class of :mod:`fastiter.mdp.compat.error`, as pymdptoolbox's, if an argument is out of its range, rows
+                A class of ``fastiter.mdp.compat.error``, as pymdptoolbox's, if an argument is out of its range, rows
                 of transitions are no probabilities that sum to 1, or shapes do not go together.
         """,
     }
