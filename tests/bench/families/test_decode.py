@@ -44,7 +44,8 @@ def test_a_run_is_written_and_reported(
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(never_slower, "GOAL", 1e6)  # everything is slower
     monkeypatch.setattr(tiny, "OPTIONS", {key: tiny.OPTIONS[key] for key in [("Mamba", "")]})
-    results = run("--formats f32,int8,nf4 --models mamba-130m,Mamba --batches 1,2 --peers transformers", tmp_path / "x.json")
+    given = "--formats f32,int8,nf4 --models mamba-130m,Mamba --batches 1,2 --peers transformers"
+    results = run(given, tmp_path / "x.json")
     assert [len(results[name]) for name in bench_decode.SECTIONS] == [6, 2, 2]
     assert all(r["share"] > 0 and r["cpu_ms"] > 0 for r in results["products"])
     names = [f"Decoder {fmt}" for fmt in ("f32", "int8", "nf4")]
