@@ -161,7 +161,7 @@ def test_mamba_cpu(tmp_path: Path) -> None:
     output = run("mamba_cpu.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
 
     assert figure.read_bytes().startswith(b"\x89PNG")
-    assert output.startswith("accelerated backbone.layers.0.mixer: MambaMixer as a whole, ")
+    assert output.startswith("accelerated 2 modules, backbone.layers.*.mixer: MambaMixer as a whole, ")
     difference = re.search(r"^largest difference of the first 6 losses: (\S+) bits$", output, re.MULTILINE)
     assert difference is not None
     assert float(difference[1]) < 1e-4
