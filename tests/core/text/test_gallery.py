@@ -20,7 +20,7 @@ LONGEST = 24  # lines of a short program, without its docstring
 
 
 def test_pages_are_valid_and_have_titles(tmp_path: Path) -> None:
-    """Those of the programs, the gallery, its sections and its table of papers, as reStructuredText."""
+    """The pages of programs and sections, the gallery and its table of papers are valid reStructuredText."""
     core, roles = pytest.importorskip("docutils.core"), pytest.importorskip("docutils.parsers.rst.roles")
     for role in ("doc", "download"):
         roles.register_generic_role(role, pytest.importorskip("docutils.nodes").inline)
