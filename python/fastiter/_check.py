@@ -148,6 +148,17 @@ def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLO
         raise TypeError(f"{function}: {name} must be {expected}{remedy}, got dtype {x.dtype}")
 
 
+def float_dtype(function: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return the argument ``dtype`` as one of NumPy's, which must be float32 or float64."""
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{function}: dtype must be float32 or float64, got {dtype!r}") from None
+    if result not in _FLOATS:
+        raise TypeError(f"{function}: dtype must be float32 or float64, got {result}")
+    return result
+
+
 def refuse_mask(function: str, name: str, x: object) -> None:
     """Check that ``x`` is not a masked array: masked elements would be treated as valid."""
     masked = sys.modules.get("numpy.ma")  # absent unless it has been imported

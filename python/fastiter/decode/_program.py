@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import check_array, count, type_name
+from .._check import check_array, count, float_dtype, type_name
 from . import plan as p
 
 Array = npt.NDArray[Any]
@@ -147,9 +147,7 @@ class Program:
         threads: int = 0,
     ) -> None:
         self.plan = plan
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"Program: dtype must be float32 or float64, got {self.dtype}")
+        self.dtype = float_dtype("Program", dtype)
         self._buffers = {name: i for i, name in enumerate(plan.buffers)}
         self._states = {state.name: i for i, state in enumerate(plan.states)}
         self._matrices = matrices

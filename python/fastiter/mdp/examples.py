@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import count, positive
+from .._check import count, float_dtype, positive
 from .._public import publish
 from ._layouts import Rows
 from ._mdp import MDP
@@ -46,8 +46,8 @@ def forest(
     Raises
     ------
     TypeError, ValueError
-        If S is no int of at least 2, p no probability or a reward not finite; if :class:`fastiter.mdp.MDP` refuses
-        gamma.
+        If S is no int of at least 2, p no probability or a reward not finite. If dtype is neither float32 nor float64,
+        or :class:`fastiter.mdp.MDP` refuses gamma.
 
     See Also
     --------
@@ -66,7 +66,7 @@ def forest(
     weights = np.tile([p, 1 - p, 1.0], S)
     rewards = np.zeros((S, 2))
     rewards[-1, 0], rewards[1:-1, 1], rewards[-1, 1] = r1, 1.0, r2
-    return _of(np.arange(S + 1) * 2, np.tile([2, 1], S), targets, weights, rewards, gamma, dtype)
+    return _of("forest", np.arange(S + 1) * 2, np.tile([2, 1], S), targets, weights, rewards, gamma, dtype)
 
 
 def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype: Any = np.float64) -> MDP:
@@ -92,8 +92,8 @@ def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype:
     Raises
     ------
     TypeError, ValueError
-        If S, A or b is no int of at least 1, or seed none of at least 0; if :class:`fastiter.mdp.MDP` refuses
-        gamma.
+        If S, A or b is no int of at least 1, or seed none of at least 0. If dtype is neither float32 nor float64, or
+        :class:`fastiter.mdp.MDP` refuses gamma.
 
     See Also
     --------
@@ -112,7 +112,7 @@ def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype:
     cuts = np.sort(rng.random((S, A, b - 1)), axis=2)
     edges = np.concatenate([np.zeros((S, A, 1)), cuts, np.ones((S, A, 1))], axis=2)
     weights, rewards = np.diff(edges, axis=2), rng.random((S, A))
-    return _of(np.arange(S + 1) * A, np.full(S * A, b), targets, weights, rewards, gamma, dtype)
+    return _of("garnet", np.arange(S + 1) * A, np.full(S * A, b), targets, weights, rewards, gamma, dtype)
 
 
 def gridworld(
@@ -143,7 +143,8 @@ def gridworld(
     Raises
     ------
     TypeError, ValueError
-        If n is no int of at least 2 or slip not from 0 to 0.5; if :class:`fastiter.mdp.MDP` refuses gamma.
+        If n is no int of at least 2 or slip not from 0 to 0.5. If dtype is neither float32 nor float64, or
+        :class:`fastiter.mdp.MDP` refuses gamma.
 
     See Also
     --------
@@ -170,7 +171,7 @@ def gridworld(
     targets[-1] = n * n - 1
     rewards = reward + goal * np.where(targets == n * n - 1, weights, 0).sum(axis=2)
     rewards[-1] = 0
-    return _of(np.arange(n * n + 1) * 4, np.full(4 * n * n, 3), targets, weights, rewards, gamma, dtype)
+    return _of("gridworld", np.arange(n * n + 1) * 4, np.full(4 * n * n, 3), targets, weights, rewards, gamma, dtype)
 
 
 def riverswim(S: int = 6, gamma: Gamma = None, *, dtype: Any = np.float64) -> MDP:
@@ -193,7 +194,8 @@ def riverswim(S: int = 6, gamma: Gamma = None, *, dtype: Any = np.float64) -> MD
     Raises
     ------
     TypeError, ValueError
-        If S is no int of at least 2; if :class:`fastiter.mdp.MDP` refuses gamma.
+        If S is no int of at least 2. If dtype is neither float32 nor float64, or :class:`fastiter.mdp.MDP` refuses
+        gamma.
 
     See Also
     --------
@@ -214,7 +216,7 @@ def riverswim(S: int = 6, gamma: Gamma = None, *, dtype: Any = np.float64) -> MD
     weights[0, 1:], weights[-1, 1:] = (0.0, 0.4, 0.6), (0.4, 0.6, 0.0)
     rewards = np.zeros((S, 2))
     rewards[0, 0], rewards[-1, 1] = 0.005, 1.0
-    return _of(np.arange(S + 1) * 2, np.tile([1, 3], S), targets, weights, rewards, gamma, dtype)
+    return _of("riverswim", np.arange(S + 1) * 2, np.tile([1, 3], S), targets, weights, rewards, gamma, dtype)
 
 
 def inventory(
@@ -256,7 +258,8 @@ def inventory(
     Raises
     ------
     TypeError, ValueError
-        If capacity is no int of at least 1 or mean not above 0; if :class:`fastiter.mdp.MDP` refuses gamma.
+        If capacity is no int of at least 1 or mean not above 0. If dtype is neither float32 nor float64, or
+        :class:`fastiter.mdp.MDP` refuses gamma.
 
     See Also
     --------
@@ -288,7 +291,7 @@ def inventory(
     sold = np.bincount(np.repeat(np.arange(len(level)), counts), weights=weights * (at - left))
     rewards = price * sold - cost * order - order_cost * (order > 0) - holding * level
     rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(stock, minlength=capacity + 1))])
-    return _of(rows, counts, left, weights, rewards, gamma, dtype)
+    return _of("inventory", rows, counts, left, weights, rewards, gamma, dtype)
 
 
 def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) -> MDP:
@@ -312,7 +315,7 @@ def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) ->
     Raises
     ------
     TypeError, ValueError
-        If alpha is no probability; if :class:`fastiter.mdp.MDP` refuses gamma.
+        If alpha is no probability. If dtype is neither float32 nor float64, or :class:`fastiter.mdp.MDP` refuses gamma.
 
     See Also
     --------
@@ -340,12 +343,14 @@ def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) ->
     rewards = np.full(to.shape, -1.0)
     rewards[width - 1] = 0
     S = rows * width
-    return _of(np.arange(S + 1) * 4, np.full(4 * S, 2), targets, weights, rewards, gamma, dtype)
+    return _of("windy_walk", np.arange(S + 1) * 4, np.full(4 * S, 2), targets, weights, rewards, gamma, dtype)
 
 
-def _of(row: Array, counts: Array, targets: Array, weights: Array, rewards: Array, gamma: Gamma, dtype: Any) -> MDP:
+def _of(
+    name: str, row: Array, counts: Array, targets: Array, weights: Array, rewards: Array, gamma: Gamma, dtype: Any
+) -> MDP:
+    kind = float_dtype(name, dtype)
     entry = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    kind = np.dtype(dtype)
     parts = np.ascontiguousarray(weights, kind).reshape(-1), np.ascontiguousarray(rewards, kind).reshape(-1)
     rows = Rows(row.astype(np.int64), entry, np.ascontiguousarray(targets, np.int32).reshape(-1), *parts)
     return MDP._of(rows, gamma)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backends, Cuda, choose
-from .._check import refuse_mask, type_name
+from .._check import float_dtype, refuse_mask, type_name
 from ._check import FormatLike, check_format
 from ._formats.base import Format
 from ._formats.modes import ELEMENTS
@@ -79,7 +79,7 @@ def decode_blocks(codes: object, fmt: Format, scale: npt.ArrayLike | None, dtype
         got = shared.shape if isinstance(shared, np.ndarray) else type_name(shared)
         raise ValueError(f"decode: scales must have shape {expected} to go with codes, got {got}")
     refuse_mask("decode", "scales", shared)
-    result = np.dtype(np.float32) if dtype is None else _float_dtype(dtype)
+    result = np.dtype(np.float32) if dtype is None else float_dtype("decode", dtype)
     factor = check_scale("decode", elements.shape, result.name, fmt, scale, None).uniform
     wide = np.dtype(np.float64) if fmt._scales_in_double else result
     n = elements.shape[-1] if elements.ndim else 1
@@ -115,19 +115,9 @@ def scale_values(fmt: Format, dtype: np.dtype[Any]) -> Array:
         return fmt._scale_values().astype(dtype)
 
 
-def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    try:
-        result = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"decode: dtype must be float32 or float64, got {dtype!r}") from None
-    if result not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"decode: dtype must be float32 or float64, got {result}")
-    return result
-
-
 def _result_dtype(fmt: Format, dtype: npt.DTypeLike | None) -> np.dtype[Any]:
     if dtype is not None:
-        return _float_dtype(dtype)
+        return float_dtype("decode", dtype)
     return np.dtype(np.float32 if fmt._fits_float32 else np.float64)
 
 

@@ -225,6 +225,20 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: program("product").solve("vi", epsilon=0.0), ValueError, "solve: epsilon"),
     (lambda: program("product").solve(v_init=[1, 2]), ValueError, "solve: v_init"),
     (lambda: program("product").solve("mpi", k=-1), ValueError, "modified_policy_iteration: k"),
+    (lambda: backward_induction(program("product"), 3, [1, 2]), ValueError, "backward_induction: v_term"),
+    (lambda: backward_induction(program("product"), 3, np.full(N, np.nan)), ValueError, "backward_induction: v_term"),
+    *(
+        (lambda call=call, form=form, sigma=sigma: getattr(program(form), call)(sigma), error, f"{call}: sigma")
+        for call in ("RQ_sigma", "T_sigma", "evaluate_policy", "controlled_mc")
+        for form in ("product", "sparse pairs")
+        for sigma, error in (
+            ([0] * (N - 1), ValueError),
+            ([0] * (N - 1) + [M], ValueError),
+            ([0] * (N - 1) + [-1], ValueError),
+            ([0.5] * N, TypeError),
+            (3, ValueError),
+        )
+    ),
 ]
 
 

@@ -323,3 +323,21 @@ def test_examples_are_processes(dtype: Any) -> None:
     store = examples.inventory(6)
     assert np.diff(store.row_starts).tolist() == [7, 6, 5, 4, 3, 2, 1]
     assert store.solve().policy[0] > 0 and store.solve().policy[-1] == 0
+
+
+EXAMPLES = {
+    "forest": examples.forest,
+    "garnet": lambda dtype: examples.garnet(9, 2, 3, dtype=dtype),
+    "gridworld": lambda dtype: examples.gridworld(4, dtype=dtype),
+    "inventory": examples.inventory,
+    "riverswim": examples.riverswim,
+    "windy_walk": lambda dtype: examples.windy_walk(0.5, dtype=dtype),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.int32, "float16", "number"])
+def test_examples_refuse_other_dtypes(dtype: Any) -> None:
+    assert set(EXAMPLES) == set(examples.__all__)
+    for name, make in EXAMPLES.items():
+        with pytest.raises(TypeError, match=f"^{name}: dtype must be float32 or float64, got "):
+            make(dtype=dtype)

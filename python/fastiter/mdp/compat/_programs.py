@@ -161,20 +161,28 @@ class Program:
 
         Raises
         ------
-        ValueError, IndexError
-            If sigma has an action that a state lacks.
+        TypeError, ValueError
+            If sigma is no array of integers, has another shape, or has an action that a state lacks.
         """
-        states, actions = np.arange(self.num_states), np.asarray(sigma)
-        if not self._sa_pair:
-            return self.R[states, actions], self.Q[states, actions]
-        size = int(self.a_indices.max()) + 1
-        pairs, wanted = self.s_indices * size + self.a_indices, states * size + actions
-        at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        wrong = (pairs[at] != wanted) | (actions < 0) | (actions >= size)
+        return self._of_policy("RQ_sigma", sigma)
+
+    def _of_policy(self, function: str, sigma: Any) -> tuple[Array, Any]:
+        """Return the rewards and the transition probabilities of a checked policy."""
+        n = self.num_states
+        states, actions = np.arange(n), integers(function, "sigma", sigma)
+        if actions.shape != (n,):
+            raise ValueError(f"{function}: sigma must have shape ({n},), an action for each state, got {actions.shape}")
+        size = int(self.a_indices.max()) + 1 if self._sa_pair else self.R.shape[1]
+        wrong = (actions < 0) | (actions >= size)
+        if self._sa_pair:
+            pairs, wanted = self.s_indices * size + self.a_indices, states * size + actions
+            at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+            wrong |= pairs[at] != wanted
         if wrong.any():
             s = int(np.argmax(wrong))
-            raise ValueError(f"RQ_sigma: sigma must have an action of each state, got {actions[s]} in state {s}")
-        return self.R[at], self.Q[at]
+            raise ValueError(f"{function}: sigma must have an action of each state, got {actions[s]} in state {s}")
+        chosen = at if self._sa_pair else (states, actions)
+        return self.R[chosen], self.Q[chosen]
 
     def bellman_operator(self, v: Any, Tv: Array | None = None, sigma: Array | None = None) -> Array:
         """Return max_a R + beta Q v.
@@ -208,8 +216,13 @@ class Program:
         -------
         callable
             The operator.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If sigma is no array of integers, has another shape, or has an action that a state lacks.
         """
-        R_sigma, Q_sigma = self.RQ_sigma(sigma)
+        R_sigma, Q_sigma = self._of_policy("T_sigma", sigma)
         return lambda v: R_sigma + self.beta * (Q_sigma @ v)
 
     def compute_greedy(self, v: Any, sigma: Array | None = None) -> Array:
@@ -246,13 +259,13 @@ class Program:
 
         Raises
         ------
-        ValueError, IndexError
-            If sigma has an action that a state lacks.
+        TypeError, ValueError
+            If sigma is no array of integers, has another shape, or has an action that a state lacks.
         NotImplementedError
             If beta is 1.
         """
         self._check_discount("evaluate_policy")
-        R_sigma, Q_sigma = self.RQ_sigma(np.asarray(sigma, np.int64))
+        R_sigma, Q_sigma = self._of_policy("evaluate_policy", sigma)
         with renamed("evaluate_policy", NAMES):
             chain = MDP(Q_sigma, R_sigma, self.beta, states=np.arange(self.num_states))
         return chain.evaluate(np.zeros(self.num_states, np.int64))

@@ -301,12 +301,7 @@ class DiscreteDP(Program):
 
     def _initial(self, v_init: Any) -> Array:
         """Return checked initial values (n,)."""
-        values = np.asarray(v_init)
-        if values.dtype.kind not in "biuf" or values.shape != (self.num_states,):
-            got = f"dtype {values.dtype} and shape {values.shape}"
-            raise ValueError(f"solve: v_init must be numbers of shape ({self.num_states},), got {got}")
-        check_entries("solve", "v_init", values, np.isfinite(values), "be finite")
-        return values
+        return _values("solve", "v_init", v_init, self.num_states)
 
     def _swept(
         self, name: str, v_init: Any, epsilon: float | None, max_iter: int | None, options: dict[str, Any]
@@ -350,8 +345,13 @@ class DiscreteDP(Program):
         -------
         quantecon.MarkovChain or ControlledChain
             Both have ``P``, ``state_values`` and ``n``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If sigma is no array of integers, has another shape, or has an action that a state lacks.
         """
-        P = self.RQ_sigma(sigma)[1]
+        P = self._of_policy("controlled_mc", sigma)[1]
         try:
             from quantecon import MarkovChain
         except ImportError:
@@ -395,10 +395,20 @@ def backward_induction(ddp: DiscreteDP, T: int, v_term: Any = None) -> tuple[Arr
     T, n = count("backward_induction", "T", T), ddp.num_states
     vs, sigmas = np.zeros((T + 1, n)), np.empty((T, n), np.int64)
     if v_term is not None:
-        vs[T] = v_term
+        vs[T] = _values("backward_induction", "v_term", v_term, n)
     for t in range(T, 0, -1):
         ddp.bellman_operator(vs[t], Tv=vs[t - 1], sigma=sigmas[t - 1])
     return vs, sigmas
+
+
+def _values(function: str, name: str, given: Any, n: int) -> Array:
+    """Return checked values (n,) of all states."""
+    values = np.asarray(given)
+    if values.dtype.kind not in "biuf" or values.shape != (n,):
+        got = f"dtype {values.dtype} and shape {values.shape}"
+        raise ValueError(f"{function}: {name} must be numbers of shape ({n},), got {got}")
+    check_entries(function, name, values, np.isfinite(values), "be finite")
+    return values
 
 
 publish(globals())
