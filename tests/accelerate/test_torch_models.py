@@ -15,7 +15,7 @@ from fastiter.torch import accelerate, restore  # noqa: E402
 from tests.accelerate.models import OPTIONS, make, task, tokens  # noqa: E402
 from tests.support.reports import report_of, restored_names  # noqa: E402
 
-KERNEL = "a kernel of fastiter"
+KERNEL, IN_TORCH = "a kernel of fastiter", "operations of torch"
 CONV = {"causal_conv1d_update": "ssm.causal_conv1d_update", "causal_conv1d_fn": "ssm.causal_conv1d"}
 MAMBA = {
     **CONV,
@@ -41,7 +41,7 @@ SWAPPED = {
     "RecurrentGemma": (
         "model.layers.{}.temporal_block.rg_lru: RecurrentGemmaRglru",
         [0, 1],
-        {"_rnn_scan": "linear_scan"},
+        {"forward": IN_TORCH, "_rnn_scan": "linear_scan"},
     ),
     "Qwen3Next": ("model.layers.{}.linear_attn: Qwen3NextGatedDeltaNet", [0, 1], DELTA),
     "Qwen3_5": ("model.layers.{}.linear_attn: Qwen3_5GatedDeltaNet", [0, 1], DELTA),
@@ -129,7 +129,9 @@ def test_results_gradients_and_report(name: str) -> None:
     theirs, exact = results(make(name)), results(make(name).double())
     model, report = accelerate(make(name), return_report=True)
     path, layers, swapped = SWAPPED[name]
-    names = {function: ours if ours == KERNEL else f"fastiter.torch.{ours}" for function, ours in swapped.items()}
+    names = {
+        function: ours if ours in (KERNEL, IN_TORCH) else f"fastiter.torch.{ours}" for function, ours in swapped.items()
+    }
     functions = ", ".join(f"{function} by {ours}" for function, ours in names.items())
     whole = " as a whole" if name in WHOLE else ""
     module, _, kind = path.partition(": ")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ...delta._torch.functional import delta_scan
-from ...scan._torch.functional import linear_scan
 from ...ssm._torch.functional import selective_scan, selective_state_update
 
 Function = Callable[..., Any]
@@ -196,30 +195,6 @@ def gated_delta_rule(theirs: Function) -> Function:
         return o, last if output_final_state else None
 
     return gated_delta_rule
-
-
-def rnn_scan(theirs: Function) -> Function:
-    """Return a replacement for RecurrentGemmaRglru._rnn_scan of transformers, with bitwise equal results."""
-
-    def _rnn_scan(
-        self: Any,
-        hidden_states: Tensor,
-        recurrent_gate: Tensor,
-        reset: Tensor,
-        recurrent_states: Tensor | None,
-        acc_dtype: torch.dtype = torch.float32,
-    ) -> tuple[Tensor, Tensor]:
-        if hidden_states.shape[1] == 1 or not on_cpu(hidden_states):
-            result: tuple[Tensor, Tensor] = theirs(
-                self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype
-            )
-            return result
-        a, x = (y.to(acc_dtype) for y in (recurrent_gate, hidden_states))
-        h0 = None if recurrent_states is None else recurrent_states.to(acc_dtype)
-        h, last = linear_scan(a, x, h0, reset=reset[..., 0].expand(x.shape[:2]))
-        return h.to(hidden_states.dtype), last
-
-    return _rnn_scan
 
 
 def mambapy_scan(theirs: Function) -> Function:

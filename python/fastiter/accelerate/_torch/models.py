@@ -45,6 +45,7 @@ ROWS = [
     Row("MiniMax (transformers)", "MiniMaxLightningAttention.forward"),
     Row("xLSTM (transformers, mlstm_kernels)", "xLSTMBackend.forward, mLSTMBackend.forward"),
     Row("RecurrentGemma (transformers)", "_rnn_scan"),
+    Row("", "RecurrentGemmaRglru.forward"),
     Row("RWKV-4 (transformers)", "rwkv_linear_attention"),
     Row("mLSTM blocks of xlstm", "parallel_stabilized_simple, recurrent_step_stabilized_simple"),
     Row(
@@ -83,7 +84,7 @@ def computed_by(row: Row) -> list[str]:
     """Return the names of the replacements of a row's functions, below ``fastiter.torch``, without repetition."""
     if row.by:
         return row.by.split(", ")
-    return list(dict.fromkeys(str(_rule_of(name).by) for name in row.functions.split(", ")))
+    return list(dict.fromkeys(str(_rule_of(name).by or _IN_TORCH) for name in row.functions.split(", ")))
 
 
 def _rule_of(name: str) -> rules.Rule:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...rnn._torch.nn.modules import GRU, LSTM
-from . import attention, conv, functions, policies, rwkv
+from . import attention, conv, functions, policies, recurrent_gemma, rwkv
 from .mamba import mamba2
 from .rebind import parameters_of
 
@@ -192,6 +192,20 @@ def _rnn_calls() -> list[Call]:
     return [((*arguments, _randn(2, 3)), {}), ((*arguments, None), {})]
 
 
+class _Rglru(SimpleNamespace):
+    """RecurrentGemma's layer with 2 heads of width 3; its scan returns its arguments, and no state."""
+
+    def _rnn_scan(self, **arguments: Any) -> tuple[list[Any], None]:
+        return list(arguments.values()), None
+
+
+def _rglru_calls() -> list[Call]:
+    gates = {"input_gate_bias": _randn(2, 3), "recurrent_gate_bias": _randn(2, 3).flip(0)}
+    weights = {"input_gate_weight": _randn(2, 3, 3), "recurrent_gate_weight": _randn(2, 3, 3).flip(0), **gates}
+    layer = _Rglru(num_attention_heads=2, block_width=3, recurrent_param=_randn(6), recurrent_states=None, **weights)
+    return [((layer, _randn(2, 5, 6), torch.tensor([[0, 1, 2, 3, 4], [1, 2, 0, 1, 2]])), {})]
+
+
 def _mambapy_calls() -> list[Call]:
     block = SimpleNamespace(config=SimpleNamespace(d_inner=4, d_state=3))
     projections = _randn(2, 5, 3), _randn(2, 5, 3).flip(1)
@@ -249,6 +263,7 @@ _PARALLEL = ("queries", "keys", "values", "igate_preact", "fgate_preact", "lower
 _MLSTM_STEP = ("c_state", "n_state", "m_state", "q", "k", "v", "igate_preact", "fgate_preact")
 _RWKV = ("time_decay", "time_first", "key", "value", "state", "return_state")
 _RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
+_RGLRU = ("self", "activations", "position_ids")
 _MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
 _MODULE = ("self", "tensordict")
 _PROCESS = ("features", "lstm_states", "episode_starts", "lstm")
@@ -284,7 +299,7 @@ GLOBALS = {
 }
 #: Methods of any module's class
 METHODS = {
-    "_rnn_scan": Rule(_RNN, functions.rnn_scan, "linear_scan", _rnn_calls),
+    "_rnn_scan": Rule(_RNN, recurrent_gemma.rnn_scan, "linear_scan", _rnn_calls),
     "selective_scan": _OF_MAMBAPY,
     "selective_scan_seq": _OF_MAMBAPY,
 }
@@ -304,6 +319,7 @@ CLASSES = {
         }
         for layer in ("LSTM", "GRU")
     },
+    "RecurrentGemmaRglru": {"forward": Rule(_RGLRU, recurrent_gemma.rglru, IN_TORCH, _rglru_calls)},
     "MiniMaxLightningAttention": {
         "forward": Rule(_LIGHTNING, attention.lightning_attention, "ssm.linear_attention", _lightning_calls)
     },
