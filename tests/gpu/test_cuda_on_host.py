@@ -35,6 +35,11 @@ def test_a_missing_barrier_is_caught(folder: Path) -> None:
         launch(folder, "thread", "sum_of_block", x, total)
 
 
+def test_a_barrier_that_some_threads_do_not_reach_is_an_error(folder: Path) -> None:
+    with pytest.raises(RuntimeError, match="threads wait at a barrier that the others do not reach"):
+        launch(folder, "address", "part_of_block")
+
+
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_blocks_meet(folder: Path, sanitizer: str) -> None:
     x, y = torch.full((2, 96), torch.nan)

@@ -20,6 +20,11 @@ KERNEL rotate_blocks(float* x, float* y, uint32* arrived) {
     y[blockIdx.x * blockDim.x + threadIdx.x] = load_shared_by_grid(x + other * blockDim.x + threadIdx.x);
 }
 
+// Half of the threads meet once more than the others.
+KERNEL part_of_block() {
+    if (threadIdx.x < blockDim.x / 2) block_barrier();
+}
+
 // Writes one past the end.
 KERNEL overrun(float* x, int64 count) { x[count] = 1; }
 

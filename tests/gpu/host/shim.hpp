@@ -1,5 +1,5 @@
-// kernels/common/device.cuh for a CPU: one thread per CUDA thread, and an array through which the lanes of a warp
-// exchange values. The threads, their barriers and the main program are in runtime.cpp, which is compiled once.
+// kernels/common/device.cuh for a CPU: one fiber per CUDA thread, and an array through which the lanes of a warp
+// exchange values. The fibers, their barriers and the main program are in runtime.cpp, which is compiled once.
 #pragma once
 #include <atomic>
 #include <cmath>
@@ -19,7 +19,7 @@
 #define __align__(n) alignas(n)
 #define KERNEL extern "C" void
 #define INLINE inline
-#define SHARED_MEMORY(T, name) T* const name = reinterpret_cast<T*>(host::self.block->shared)
+#define SHARED_MEMORY(T, name) T* const name = reinterpret_cast<T*>(host::self->block->shared)
 
 using int32 = int;
 using uint32 = unsigned int;
@@ -42,8 +42,9 @@ struct Self {
     Block* block = nullptr;
     Warp* warp = nullptr;
     int lane = 0;
+    dim3 thread, at;
 };
-inline thread_local Self self;
+inline Self* self = nullptr; // the fiber that runs now
 
 void meet_warp();
 void meet_block();
@@ -52,15 +53,16 @@ Block* block_of_cluster(int rank); // null if there is none
 void yield();
 } // namespace host
 
-inline thread_local dim3 threadIdx, blockIdx;
+#define threadIdx (host::self->thread)
+#define blockIdx (host::self->at)
 inline dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
 namespace host {
 template <class T> T exchange(T x, int source) {
     static_assert(sizeof(T) <= 32);
-    Warp& warp = *self.warp;
-    std::memcpy(warp.word[self.lane], &x, sizeof(T));
+    Warp& warp = *self->warp;
+    std::memcpy(warp.word[self->lane], &x, sizeof(T));
     meet_warp();
     if (source >= 0 && source < warp.lanes) std::memcpy(&x, warp.word[source], sizeof(T));
     meet_warp();
@@ -170,12 +172,12 @@ struct Fragments {
 };
 // d += a b, every lane from the fragments of all
 template <int Inner, class F> void multiply(float (&d)[4], const Fragments& own, F element) {
-    Warp& warp = *self.warp;
-    std::memcpy(warp.word[self.lane], &own, sizeof own);
+    Warp& warp = *self->warp;
+    std::memcpy(warp.word[self->lane], &own, sizeof own);
     meet_warp();
     Fragments all[32];
     for (int lane = 0; lane < 32; ++lane) std::memcpy(&all[lane], warp.word[lane], sizeof own);
-    const int g = self.lane / 4, q = self.lane % 4;
+    const int g = self->lane / 4, q = self->lane % 4;
     for (int i = 0; i < 4; ++i) {
         const int row = g + 8 * (i / 2), column = 2 * q + i % 2;
         float sum = d[i];
@@ -219,12 +221,12 @@ inline void mma_16x8x8_tf32(float (&d)[4], const float (&a)[4], const float (&b)
 }
 
 template <class T> T from_lane(T x, int lane) { return host::exchange(x, lane); }
-template <class T> T from_lane_xor(T x, int mask) { return host::exchange(x, host::self.lane ^ mask); }
-template <class T> T from_lane_below(T x, int by) { return host::exchange(x, host::self.lane - by); }
-template <class T> T from_lane_above(T x, int by) { return host::exchange(x, host::self.lane + by); }
+template <class T> T from_lane_xor(T x, int mask) { return host::exchange(x, host::self->lane ^ mask); }
+template <class T> T from_lane_below(T x, int by) { return host::exchange(x, host::self->lane - by); }
+template <class T> T from_lane_above(T x, int by) { return host::exchange(x, host::self->lane + by); }
 inline bool any_lane(bool x) {
     bool any = false;
-    for (int lane = 0; lane < host::self.warp->lanes; ++lane) any |= from_lane(x, lane);
+    for (int lane = 0; lane < host::self->warp->lanes; ++lane) any |= from_lane(x, lane);
     return any;
 }
 inline void warp_barrier() { host::meet_warp(); }
@@ -262,7 +264,7 @@ inline void wait_for(Arrival* to, uint32 parity) {
     while ((std::atomic_ref<uint64>(*to).load(std::memory_order_acquire) / host::kPhase) % 2 == parity) host::yield();
 }
 template <class T> T* in_block(T* x, int rank) { // where x is in the shared memory of another block of the cluster
-    host::Block& own = *host::self.block;
+    host::Block& own = *host::self->block;
     host::Block* const other = host::block_of_cluster(rank);
     const auto at = reinterpret_cast<unsigned char*>(x) - own.shared;
     if (at < 0 || size_t(at) >= own.bytes || !other) std::abort();
