@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import subprocess
-import sys
 
 import pytest
+
+from tests.support.scripts import run_script
 
 pytest.importorskip("torch")
 
@@ -17,4 +17,4 @@ def test_layers_of_flash_linear_attention() -> None:
         importlib.metadata.version("flash-linear-attention")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("needs flash-linear-attention")
-    subprocess.run([sys.executable, "-m", "tests.accelerate.fla_layers"], check=True)
+    run_script("tests.accelerate.fla_layers")

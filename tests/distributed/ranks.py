@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
@@ -17,12 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-#: Imported once, by the server from which ranks are forked; otherwise torch.autograd.grad would import the third, with
-#: sympy, and DTensor the others.
-_PRELOADED = ["fastiter.torch", "tests.distributed.compare", "torch.fx.experimental.symbolic_shapes"]
-_PRELOADED += ["torch.distributed.tensor.parallel", "torch._dynamo"]
-_CONTEXT.set_forkserver_preload(_PRELOADED)
+from tests.support.scripts import forking
+
+_CONTEXT = forking()
 
 
 class Outcome(NamedTuple):
@@ -111,6 +107,19 @@ def results(function: Callable[..., Any], size: int, *arguments: Any) -> list[An
             raise AssertionError(f"rank {rank}: {one.trace}") from one.error
         assert one.code == 0, f"rank {rank} ended with {one.code}"
     return [one.result for one in found]
+
+
+def refusals(function: Callable[..., Any], size: int, *arguments: Any) -> list[Exception]:
+    """Return the error that each rank raises in a call that all of them refuse; the same ranks make later calls."""
+    return results(_refused, size, function, *arguments)
+
+
+def _refused(function: Callable[..., Any], *arguments: Any) -> Exception:
+    try:
+        found = function(*arguments)
+    except Exception as error:
+        return error
+    return AssertionError(f"nothing is refused: {found!r}")
 
 
 def _outcome(process: Any, pipe: Any, stop: float) -> Outcome:

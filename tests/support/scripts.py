@@ -1,7 +1,7 @@
 """Programs that run as ``python program.py`` does, forked from one process that has imported the slow packages.
 
-Importing torch and matplotlib takes longer than most examples; a server process does so once for all of them. Where
-there are no forks, each program gets a new interpreter.
+Importing torch and matplotlib takes longer than most examples; a server process does so once for all of them, and for
+the ranks of tests/distributed. Where there are no forks, each program gets a new interpreter.
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ import tempfile
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-#: Packages that most examples import
-PRELOADED = ["torch", "matplotlib.pyplot", "fastiter.torch", "fastiter.torch.nn"]
+#: What many programs import, some of it late: an optimizer of torch imports torch._dynamo with its first step, and
+#: torch.autograd.grad the symbolic shapes. Those that are not installed are left out.
+PRELOADED = ["torch", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch.distributed.tensor.parallel"]
+PRELOADED += ["matplotlib.pyplot", "matplotlib.backends.backend_agg", "scipy.optimize", "scipy.sparse.linalg"]
+PRELOADED += ["sklearn.datasets", "fastiter.torch", "fastiter.torch.nn"]
 SECONDS = 300
+
+
+def forking() -> Any:
+    """Return the context of the server's forks; a process has one server, which starts with the first fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def run_script(script: Path | str, *arguments: str, **environment: str) -> str:
@@ -34,8 +45,7 @@ def run_script(script: Path | str, *arguments: str, **environment: str) -> str:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = forking()
     with tempfile.NamedTemporaryFile() as output, tempfile.NamedTemporaryFile() as errors:
         names = output.name, errors.name
         process = context.Process(target=_main, args=(script, arguments, environment, *names))

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tests.distributed.ranks import outcomes, results
+from tests.distributed.ranks import refusals, results
 from tests.distributed.sequences import cell_jobs
 
 
@@ -34,6 +34,6 @@ def test_chunks_of_rows_and_heads() -> None:
     ],
 )
 def test_packed_arguments_that_are_wrong_are_named(what: str, error: type[Exception], message: str) -> None:
-    for one in outcomes(cell_jobs.refused, 2, what):
+    for one in refusals(cell_jobs.refused, 2, what):
         with pytest.raises(error, match=f"^lstm: {message}$"):
-            raise one.error or AssertionError(one)
+            raise one
