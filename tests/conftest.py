@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -26,6 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if not config.option.collectonly and not has_card():
         raise pytest.UsageError("-m gpu needs a CUDA device, and torch finds none")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all tests from garbage collection: the scan that a test of memory asks for would take a second longer."""
+    gc.freeze()
 
 
 def has_card() -> bool:
