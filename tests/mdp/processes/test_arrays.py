@@ -36,8 +36,9 @@ def test_backup(S: int, A: int, dtype: str) -> None:
 @pytest.mark.parametrize("b", [1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_of_equal_and_of_different_lengths_have_the_same_bits(b: int, dtype: str) -> None:
-    """Rows of equal length take another path, as do values that exceed the cache; one longer row avoids the first."""
-    S = 3 * 2**19 // np.dtype(dtype).itemsize if b == 5 else 50
+    """Rows of equal length take another path, as do values that exceed the caches; one longer row avoids the first."""
+    nbytes = {1: 9 * 2**19, 5: 3 * 2**19}.get(b)
+    S = nbytes // np.dtype(dtype).itemsize if nbytes else 50
     garnet = mdp.examples.garnet(S, 2, b, 0.9, seed=b, dtype=dtype)
     weight, target, entry = garnet.transitions
     longer = (
@@ -163,7 +164,7 @@ from fastiter.mdp import examples
 from tests.support.guarded import copies
 found = hashlib.sha256()
 for dtype in (np.float32, np.float64):
-    for b, states in ((1, 1), (5, 333), (6, 40)):
+    for b, states in ((1, 1), (5, 333), (6, 40), (1, 530_000)):
         process = examples.garnet(states, 3, b, 0.9, seed=b, dtype=dtype)._process
         for at_end in (False, True):
             arrays = tuple(copies(x, at_end) for x in process.arrays)
