@@ -273,15 +273,18 @@ template <class T> struct ColumnStates {
     T* data = nullptr;
     int64_t K = 0, V = 0;
 
-    void take(Arena& memory, int64_t rows, int64_t columns) {
+    void take(Arena& memory, int64_t rows, int64_t columns, int64_t heads = 1) {
         K = rows;
         V = columns;
-        data = memory.take<T>(blocks() * K * kColumns<T>);
+        data = memory.take<T>(heads * size());
     }
     int64_t blocks() const { return ceil_div(V, kColumns<T>); }
+    int64_t size() const { return blocks() * K * kColumns<T>; }
+    // Those of one of several heads
+    ColumnStates of(int64_t head) const { return {data + head * size(), K, V}; }
     T* block(int64_t b) const { return data + b * K * kColumns<T>; }
     void fill_zero() const {
-        for (int64_t i = 0; i < blocks() * K * kColumns<T>; i += lanes<T>) store(data + i, vec<T>{});
+        for (int64_t i = 0; i < size(); i += lanes<T>) store(data + i, vec<T>{});
     }
     // Copies from and to a contiguous (K, V); nullptr: zeros
     void read(const T* from) const {
@@ -304,6 +307,16 @@ private:
                 }
     }
 };
+
+// Bytes of the states of the heads that a thread computes together, a quarter of a second-level cache of 1 MB
+constexpr int64_t kBytesTogether = 1 << 18;
+
+// Value heads of a sequence of `steps` steps that run together, each with `copies` copies of a state: one if there is a
+// single tile, so that its state does not leave the first-level cache
+template <class T> int64_t heads_together(const AttentionShape& s, int64_t steps, int64_t copies) {
+    const int64_t bytes = copies * round_up(s.V, kColumns<T>) * s.K * int64_t(sizeof(T));
+    return steps <= kAttentionTile ? 1 : max_of(1, min_of(s.heads, kBytesTogether / max_of(bytes, 1)));
+}
 
 // The passes of a tile: each has at most `limit` steps and contains no reset except at its first step.
 struct Passes {

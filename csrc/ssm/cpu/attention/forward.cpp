@@ -1,5 +1,6 @@
 // Linear attention, forward: one pass over the rows of the state performs several steps, whose inputs v and outputs o
 // stay in registers; every element goes through the same operations in the same order as in the loop over the steps.
+#include "ssm/cpu/attention/forward.hpp"
 #include "ssm/cpu/attention/gates.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
@@ -71,148 +72,95 @@ template <class T, int Count> void advance_by(const Pass<T>& w, Decay decay, T* 
         (before ? advance<T, Count, Decay::vector, true> : advance<T, Count, Decay::vector, false>)(w, state, upcoming);
 }
 
-template <class T> class Forward {
-public:
-    Forward(const Attention<T>& p, void* memory) : p_(p), s_(p.shape) {
-        Arena cut(memory);
-        q_.take(cut, s_.K);
-        k_.take(cut, s_.K);
-        decay_.take(cut, decay_units(s_));
-        v_.panel.take(cut, s_.V);
-        o_.panel.take(cut, s_.V);
-        coefficients_ = cut.take<T>(kAttentionTile);
-        states_.take(cut, s_.K, s_.V);
-        if (p.gates.present) {
-            gates_.take(cut);
-            n_ = cut.take<T>(round_up(s_.K, lanes<T>));
-            products_ = cut.take<T>(kAttentionTile);
-        }
-        bytes_ = cut.bytes();
-    }
-    size_t bytes() const { return bytes_; }
+template <class T> class Forward : public ForwardPass<T, Forward<T>> {
+    using Base = ForwardPass<T, Forward<T>>;
+    friend Base;
+    using Base::f_, Base::s_, Base::q_, Base::k_, Base::decay_, Base::v_, Base::o_, Base::upcoming_, Base::states_,
+        Base::head_, Base::position_;
 
-    // Unit: (sequence, value head)
-    void run(int64_t unit, Team team) {
-        const Sequence q = sequence(s_.sequences, unit / s_.heads);
-        head_ = unit % s_.heads;
-        const int64_t size = s_.K * s_.V;
-        states_.read(p_.first ? p_.first + unit * size : nullptr);
-        if (p_.gates.present) read_normalizer(unit);
-        for (int64_t time = 0; time < q.padded; time += kAttentionTile) {
-            if (has_to_stop(team, kAttentionTile * size)) return;
-            const int64_t steps = min_of(kAttentionTile, q.steps - time);
-            if (steps > 0) {
-                save(q, time / kAttentionTile);
-                run_tile(q, time, steps);
-            }
-            if (steps < kAttentionTile)
-                zero_padding(q, time + max_of(steps, 0), min_of(time + kAttentionTile, q.padded));
-        }
-        states_.write(p_.last + unit * size);
-        if (p_.gates.present) write_normalizer(p_.gates.last_n, p_.gates.last_m, unit);
-    }
+public:
+    Forward(const Attention<T>& p, void* memory) : Forward(p, Arena(memory)) {}
 
 private:
-    // Saves the state before a tile for the backward pass.
-    void save(const Sequence& q, int64_t tile) const {
-        if (!p_.states) return;
-        const int64_t place = (tiles_before(s_.sequences, q.index, kAttentionTile) + tile) * s_.heads + head_;
-        states_.write(p_.states + place * s_.K * s_.V);
-        if (p_.gates.present) write_normalizer(p_.gates.states_n, p_.gates.states_m, place);
+    Forward(const Attention<T>& p, Arena cut) : Base(p, cut) {
+        coefficients_ = cut.take<T>(kAttentionTile);
+        if (p.gates.present) {
+            gates_.take(cut);
+            all_n_ = cut.take<T>(Base::most_together() * round_up(s_.K, lanes<T>));
+            all_m_ = cut.take<T>(Base::most_together());
+            products_ = cut.take<T>(kAttentionTile);
+        }
+        Base::bytes_ = cut.bytes();
     }
 
-    void run_tile(const Sequence& q, int64_t time, int64_t steps) {
-        const Place at = {q.row, 0, 0, q.start + time, steps};
-        uint8_t flags[kAttentionTile];
-        const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
+    void run_tile(const Place& at, const uint8_t* reset) {
         read(at);
-        if (p_.gates.present) {
-            m_ = gates_.read(p_.gates, head_, at, reset, m_);
-            apply_gates(gates_, k_, decay_, s_.K, steps);
-            advance_normalizer(q_, k_, gates_, reset, s_.K, steps, n_, PanelTile<T>{}, products_);
-            invert_normalizer<T>(gates_, steps, p_.gates.eps, products_, nullptr);
+        if (f_.gates.present) {
+            m() = gates_.read(f_.gates, head_, at, reset, m());
+            apply_gates(gates_, k_, decay_, s_.K, at.steps);
+            advance_normalizer(q_, k_, gates_, reset, s_.K, at.steps, n(), PanelTile<T>{}, products_);
+            invert_normalizer<T>(gates_, at.steps, f_.gates.eps, products_, nullptr);
         }
-        const Passes passes(steps, kPass, reset);
-        fetch({q.row, 0, 0, q.start + time + kAttentionTile, min_of(kAttentionTile, q.steps - time - kAttentionTile)},
-              passes.count);
-        for (int64_t b = 0; b < states_.blocks(); ++b) {
-            T* state = states_.block(b);
-            for (int i = 0; i < passes.count; ++i) {
-                const int64_t t = passes.start[i];
-                if (reset && reset[t])
-                    for (int64_t n = 0; n < s_.K * kColumns<T>; n += lanes<T>) store(state + n, vec<T>{});
-                const int64_t column = b * kColumns<T>;
-                const Pass<T> pass = {q_.at(0, t),
-                                      k_.at(0, t),
-                                      decay_.at(0, t),
-                                      v_.at(column, t),
-                                      o_.at(column, t),
-                                      v_.line,
-                                      o_.line,
-                                      p_.bonus ? coefficients_ + t : nullptr,
-                                      s_.K};
-                if (passes.start[i + 1] - t == kPass)
-                    advance_by<T, kPass>(pass, s_.decay, state, upcoming_);
-                else
-                    advance_by<T, 1>(pass, s_.decay, state, upcoming_);
-            }
-        }
+        const Passes passes(at.steps, kPass, reset);
+        Base::fetch_next(passes.count * states_.blocks() * ceil_div(s_.K, kPrefetchRows));
+        for (int64_t b = 0; b < states_.blocks(); ++b) run_block(b, passes, reset);
         if (o_.array) return;
-        if (p_.gates.present) scale_steps(o_.panel, s_.V, steps, products_);
-        o_.panel.write(p_.o, head_, s_.V, at);
+        if (f_.gates.present) scale_steps(o_.panel, s_.V, at.steps, products_);
+        o_.panel.write(f_.o, head_, s_.V, at);
     }
 
-    void read_normalizer(int64_t unit) {
-        const Gates<T>& g = p_.gates;
-        for (int64_t n = 0; n < s_.K; n += lanes<T>)
-            store(n_ + n, g.first_n ? load_up_to(g.first_n + unit * s_.K + n, s_.K - n) : vec<T>{});
-        m_ = g.first_m ? g.first_m[unit] : 0;
-    }
-    void write_normalizer(T* to_n, T* to_m, int64_t place) const {
-        for (int64_t n = 0; n < s_.K; n += lanes<T>) store_up_to(to_n + place * s_.K + n, load(n_ + n), s_.K - n);
-        to_m[place] = m_;
+    void run_block(int64_t b, const Passes& passes, const uint8_t* reset) {
+        T* state = states_.block(b);
+        for (int i = 0; i < passes.count; ++i) {
+            const int64_t t = passes.start[i];
+            if (reset && reset[t])
+                for (int64_t c = 0; c < s_.K * kColumns<T>; c += lanes<T>) store(state + c, vec<T>{});
+            const int64_t column = b * kColumns<T>;
+            const Pass<T> pass = {q_.at(0, t),
+                                  k_.at(0, t),
+                                  decay_.at(0, t),
+                                  v_.at(column, t),
+                                  o_.at(column, t),
+                                  v_.line,
+                                  o_.line,
+                                  f_.bonus ? coefficients_ + t : nullptr,
+                                  s_.K};
+            if (passes.start[i + 1] - t == kPass)
+                advance_by<T, kPass>(pass, s_.decay, state, upcoming_);
+            else
+                advance_by<T, 1>(pass, s_.decay, state, upcoming_);
+        }
     }
 
     void read(const Place& at) {
-        read_scaled(p_.q, head_ / s_.per_key, s_.K, at, s_.scale, q_);
-        k_.read(p_.k, head_ / s_.per_key, s_.K, at);
-        if (!v_.place(p_.v, head_, s_.V, at)) {
-            v_.panel.read(p_.v, head_, s_.V, at);
-            pad_columns(v_.panel, s_.V, at.steps);
-        }
-        if (!p_.gates.present) o_.place(p_.o, head_, s_.V, at); // else it is divided by the normaliser
-        if (p_.decay.units.data) read_decay(s_, p_.decay, head_, at, decay_);
-        if (!p_.bonus) return;
+        Base::read(at);
+        if (!f_.gates.present) o_.place(f_.o, head_, s_.V, at); // else it is divided by the normaliser
+        if (!f_.bonus) return;
         for (int64_t t = 0; t < at.steps; ++t)
-            coefficients_[t] = bonus_product(q_, k_, p_.bonus + head_ * s_.K, s_.K, t);
+            coefficients_[t] = bonus_product(q_, k_, f_.bonus + head_ * s_.K, s_.K, t);
     }
 
-    // Sets the next tile, which the passes of this one prefetch.
-    void fetch(const Place& at, int64_t passes) {
-        upcoming_.begin(passes * states_.blocks() * ceil_div(s_.K, kPrefetchRows));
-        upcoming_.add<T>(p_.q, head_ / s_.per_key, s_.K, at);
-        upcoming_.add<T>(p_.k, head_ / s_.per_key, s_.K, at);
-        upcoming_.add<T>(p_.v, head_, s_.V, at);
-        upcoming_.add<T>(p_.o, head_, s_.V, at);
-        if (s_.decay == Decay::vector) upcoming_.add<T>(p_.decay, head_, s_.K, at);
+    // The vector and the maximum of mLSTM's current head
+    T* n() const { return all_n_ + position_ * round_up(s_.K, lanes<T>); }
+    T& m() const { return all_m_[position_]; }
+
+    void begin_head(int64_t unit) {
+        const Gates<T>& g = f_.gates;
+        if (!g.present) return;
+        for (int64_t c = 0; c < s_.K; c += lanes<T>)
+            store(n() + c, g.first_n ? load_up_to(g.first_n + unit * s_.K + c, s_.K - c) : vec<T>{});
+        m() = g.first_m ? g.first_m[unit] : 0;
+    }
+    void end_head(int64_t unit) const { write_normalizer(f_.gates.last_n, f_.gates.last_m, unit); }
+    void save_others(int64_t place) const { write_normalizer(f_.gates.states_n, f_.gates.states_m, place); }
+    void write_normalizer(T* to_n, T* to_m, int64_t place) const {
+        if (!f_.gates.present) return;
+        for (int64_t c = 0; c < s_.K; c += lanes<T>) store_up_to(to_n + place * s_.K + c, load(n() + c), s_.K - c);
+        to_m[place] = m();
     }
 
-    void zero_padding(const Sequence& q, int64_t from, int64_t to) {
-        if (from >= to) return;
-        o_.panel.fill_zero(s_.V, to - from);
-        o_.panel.write(p_.o, head_, s_.V, {q.row, 0, 0, q.start + from, to - from});
-    }
-
-    const Attention<T>& p_;
-    const AttentionShape& s_;
-    PanelTile<T> q_, k_, decay_;
-    Columns<T> v_, o_;
-    Upcoming upcoming_;
-    ColumnStates<T> states_;
     GateTile<T> gates_;
-    T *coefficients_ = nullptr, *n_ = nullptr, *products_ = nullptr, m_ = 0;
-    int64_t head_ = 0;
-    size_t bytes_ = 0;
+    T *coefficients_ = nullptr, *all_n_ = nullptr, *all_m_ = nullptr, *products_ = nullptr;
 };
 
 template <class T> size_t workspace(const Attention<T>& p, int threads) {
@@ -220,11 +168,7 @@ template <class T> size_t workspace(const Attention<T>& p, int threads) {
 }
 
 template <class T> void forward(const Attention<T>& p, Team team) {
-    char* memory = static_cast<char*>(p.workspace);
-    Forward<T> kernel(p, memory + size_t(team.id) * Forward<T>(p, nullptr).bytes());
-    const int64_t units = p.shape.sequences.count * p.shape.heads;
-    const int64_t first = units * team.id / team.size, last = units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(u, team);
+    run_forward<Forward<T>>(p, p.shape, p.workspace, team);
 }
 
 template <class T>

@@ -11,7 +11,8 @@ template <class T> class Backward : public BackwardPass<T, Backward<T>> {
     friend Base;
     using Base::q_, Base::k_, Base::v_, Base::d_o_, Base::dq_, Base::dk_, Base::dv_, Base::sum_, Base::decay_,
         Base::ddecay_;
-    using Base::W, Base::p_, Base::f_, Base::s_, Base::head_, Base::upcoming_, Base::columns_, Base::clear;
+    using Base::W, Base::p_, Base::f_, Base::s_, Base::head_, Base::unit_, Base::position_, Base::upcoming_,
+        Base::columns_, Base::clear;
 
 public:
     Backward(const AttentionGradient<T>& p, void* memory) : Backward(p, Arena(memory)) {}
@@ -20,24 +21,28 @@ private:
     Backward(const AttentionGradient<T>& p, Arena cut) : Base(p, cut) {
         coefficients_ = cut.take<T>(kAttentionTile);
         products_ = cut.take<T>(kAttentionTile);
-        dbonus_ = cut.take<T>(round_up(s_.K, W));
+        all_dbonus_ = cut.take<T>(Base::most_together() * round_up(s_.K, W));
         if (f_.gates.present) {
             gates_.take(cut);
             n_.take(cut, s_.K);
-            for (T** vector : {&n_before_, &dn_}) *vector = cut.take<T>(round_up(s_.K, W));
+            n_before_ = cut.take<T>(round_up(s_.K, W));
+            all_dn_ = cut.take<T>(Base::most_together() * round_up(s_.K, W));
             for (T** numbers : {&inverse_, &signs_}) *numbers = cut.take<T>(kAttentionTile);
         }
         Base::bytes_ = cut.bytes();
     }
 
-    void begin_head(int64_t place) {
-        dm_place_ = place;
-        for (int64_t n = 0; n < s_.K; n += W) store(dbonus_ + n, vec<T>{});
-        if (f_.gates.present) read_vector(p_.dlast_n, place, dn_);
+    // Sums of the current head
+    T* dbonus() const { return all_dbonus_ + position_ * round_up(s_.K, W); }
+    T* dn() const { return all_dn_ + position_ * round_up(s_.K, W); }
+
+    void begin_head() {
+        for (int64_t n = 0; n < s_.K; n += W) store(dbonus() + n, vec<T>{});
+        if (f_.gates.present) read_vector(p_.dlast_n, unit_, dn());
     }
-    void end_head(int64_t place) {
-        if (p_.dfirst_n) write_vector(p_.dfirst_n, place, dn_);
-        if (p_.dbonus) write_vector(p_.dbonus, place, dbonus_);
+    void end_head() {
+        if (p_.dfirst_n) write_vector(p_.dfirst_n, unit_, dn());
+        if (p_.dbonus) write_vector(p_.dbonus, unit_, dbonus());
     }
 
     // Reads a vector of K numbers from a contiguous (place, K); zeros if it is null.
@@ -49,13 +54,11 @@ private:
         for (int64_t n = 0; n < s_.K; n += W) store_up_to(to + place * s_.K + n, load(from + n), s_.K - n);
     }
 
-    void run_tile(const Sequence& q, int64_t time, int64_t steps, int64_t place) {
-        const Place at = {q.row, 0, 0, q.start + time, steps};
+    void run_tile(const Place& at, const uint8_t* reset, int64_t place) {
+        const int64_t steps = at.steps;
         Base::read(at);
         if (f_.bonus) read_bonus(steps);
-        Base::fetch(q, time, place, shares(steps));
-        uint8_t flags[kAttentionTile];
-        const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
+        Base::fetch_next(shares(steps));
         if (f_.gates.present) begin_gates(at, reset, place);
         if (needs_columns()) visit_all_columns(reset, steps);
         if (needs_rows()) visit_all_rows(reset, steps, place);
@@ -114,12 +117,12 @@ private:
             signs_[t] = d_divisor * T(f_.gates.eps); // the gradient of m: everything but eps is a multiple of e^-m
             const bool is_reset = reset && reset[t];
             for (int64_t c = 0; c < s_.K; c += W) {
-                const vec<T> dn = fma(load(q_.at(c, t)), broadcast(d), load(dn_ + c));
+                const vec<T> own = fma(load(q_.at(c, t)), broadcast(d), load(dn() + c));
                 store(dq_.at(c, t), fma(load(n_.at(c, t)), broadcast(d), load(dq_.at(c, t))));
-                store(dk_.at(c, t), load(dk_.at(c, t)) + dn);
+                store(dk_.at(c, t), load(dk_.at(c, t)) + own);
                 const vec<T> before = is_reset ? vec<T>{} : load(t ? n_.at(c, t - 1) : n_before_ + c);
-                store(ddecay_.at(c, t), fma(before, dn, load(ddecay_.at(c, t))));
-                store(dn_ + c, is_reset ? vec<T>{} : dn * gates_.f[t]);
+                store(ddecay_.at(c, t), fma(before, own, load(ddecay_.at(c, t))));
+                store(dn() + c, is_reset ? vec<T>{} : own * gates_.f[t]);
             }
         }
     }
@@ -127,7 +130,7 @@ private:
     // The gradients of the gates, through the logarithms of the decay and of the factor of k, and through m; and the
     // gradient of k
     void write_gates(const Place& at, const uint8_t* reset) {
-        T dm = p_.dm[dm_place_];
+        T dm = p_.dm[unit_];
         for (int64_t t = at.steps - 1; t >= 0; --t) {
             vec<T> di{};
             for (int64_t c = 0; c < s_.K; c += W) di = fma(load(k_.at(c, t)), load(dk_.at(c, t)), di);
@@ -139,7 +142,7 @@ private:
             store(sum_.at(0, t), broadcast(d_i));
             store(ddecay_.at(0, t), broadcast(d_lf * gates_.slope[t]));
         }
-        p_.dm[dm_place_] = dm;
+        p_.dm[unit_] = dm;
         if (p_.d_i.units.data) sum_.write(p_.d_i, head_, 1, at);
         if (p_.d_f.units.data) ddecay_.write(p_.d_f, head_, 1, at);
         scale_steps(dk_, s_.K, at.steps, gates_.i);
@@ -188,14 +191,14 @@ private:
     void add_bonus(int64_t steps) {
         for (int64_t n = 0; n < s_.K; n += W) {
             const vec<T> bonus = load_up_to(f_.bonus + head_ * s_.K + n, s_.K - n);
-            vec<T> dbonus = load(dbonus_ + n);
+            vec<T> sum = load(dbonus() + n);
             for (int64_t t = 0; t < steps; ++t) {
                 const vec<T> q = load(q_.at(n, t)), k = load(k_.at(n, t)) * products_[t];
                 store(dq_.at(n, t), fma(bonus, k, load(dq_.at(n, t))));
                 store(dk_.at(n, t), fma(bonus * products_[t], q, load(dk_.at(n, t))));
-                dbonus = fma(q, k, dbonus);
+                sum = fma(q, k, sum);
             }
-            store(dbonus_ + n, dbonus);
+            store(dbonus() + n, sum);
         }
     }
 
@@ -206,9 +209,8 @@ private:
 
     GateTile<T> gates_;
     PanelTile<T> n_; // n after each step
-    T *n_before_ = nullptr, *dn_ = nullptr, *inverse_ = nullptr, *signs_ = nullptr;
-    T *coefficients_ = nullptr, *products_ = nullptr, *dbonus_ = nullptr;
-    int64_t dm_place_ = 0;
+    T *n_before_ = nullptr, *all_dn_ = nullptr, *inverse_ = nullptr, *signs_ = nullptr;
+    T *coefficients_ = nullptr, *products_ = nullptr, *all_dbonus_ = nullptr;
 };
 
 } // namespace

@@ -1,4 +1,5 @@
 // Linear attention with a correction of rank one, forward: the delta rule with any decay, RWKV-7.
+#include "ssm/cpu/attention/forward.hpp"
 #include "ssm/cpu/low_rank/low_rank.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
@@ -8,50 +9,29 @@ template <class T> void low_rank_gradient(const LowRankGradient<T>&, Team);
 
 namespace {
 
-template <class T> class Forward {
-public:
-    Forward(const LowRank<T>& p, void* memory) : p_(p), f_(p.attention), s_(p.attention.shape) {
-        Arena cut(memory);
-        for (PanelTile<T>* tile : {&q_, &k_, &a_, &b_}) tile->take(cut, s_.K);
-        decay_.take(cut, decay_units(s_));
-        for (Columns<T>* tile : {&v_, &o_, &w_}) tile->panel.take(cut, s_.V);
-        current_w_ = cut.take<T>(kBlocksTogether * kColumns<T>);
-        beta_ = cut.take<T>(kAttentionTile);
-        states_.take(cut, s_.K, s_.V);
-        bytes_ = cut.bytes();
-    }
-    size_t bytes() const { return bytes_; }
+template <class T> class Forward : public ForwardPass<T, Forward<T>> {
+    using Base = ForwardPass<T, Forward<T>>;
+    friend Base;
+    using Base::f_, Base::s_, Base::q_, Base::k_, Base::decay_, Base::v_, Base::o_, Base::upcoming_, Base::states_,
+        Base::head_;
 
-    // Unit: (sequence, value head)
-    void run(int64_t unit, Team team) {
-        const Sequence q = sequence(s_.sequences, unit / s_.heads);
-        head_ = unit % s_.heads;
-        const int64_t size = s_.K * s_.V;
-        states_.read(f_.first ? f_.first + unit * size : nullptr);
-        for (int64_t time = 0; time < q.padded; time += kAttentionTile) {
-            if (has_to_stop(team, kAttentionTile * size)) return;
-            const int64_t steps = min_of(kAttentionTile, q.steps - time);
-            if (steps > 0) {
-                const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
-                if (f_.states) states_.write(f_.states + (tile * s_.heads + head_) * size);
-                run_tile(q, time, steps);
-            }
-            if (steps < kAttentionTile)
-                zero_padding(q, time + max_of(steps, 0), min_of(time + kAttentionTile, q.padded));
-        }
-        states_.write(f_.last + unit * size);
-    }
+public:
+    Forward(const LowRank<T>& p, void* memory) : Forward(p, Arena(memory)) {}
 
 private:
-    void run_tile(const Sequence& q, int64_t time, int64_t steps) {
-        const Place at = {q.row, 0, 0, q.start + time, steps};
+    Forward(const LowRank<T>& p, Arena cut) : Base(p.attention, cut), p_(p) {
+        for (PanelTile<T>* tile : {&a_, &b_}) tile->take(cut, s_.K);
+        w_.panel.take(cut, s_.V);
+        current_w_ = cut.take<T>(kBlocksTogether * kColumns<T>);
+        beta_ = cut.take<T>(kAttentionTile);
+        Base::bytes_ = cut.bytes();
+    }
+
+    void run_tile(const Place& at, const uint8_t* reset) {
         read(at);
-        const int64_t next = time + kAttentionTile;
-        fetch({q.row, 0, 0, q.start + next, min_of(kAttentionTile, q.steps - next)}, steps);
-        uint8_t flags[kAttentionTile];
-        const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
+        Base::fetch_next(at.steps * ceil_div(states_.blocks(), kBlocksTogether) * ceil_div(s_.K, kPrefetchRows));
         with_decay(s_.decay, [&]<Decay D>() {
-            is_delta() ? run_blocks<D, true>(reset, steps) : run_blocks<D, false>(reset, steps);
+            is_delta() ? run_blocks<D, true>(reset, at.steps) : run_blocks<D, false>(reset, at.steps);
         });
         if (!o_.array) o_.panel.write(f_.o, head_, s_.V, at);
         if (p_.w.units.data && !w_.array) w_.panel.write(p_.w, head_, s_.V, at);
@@ -98,9 +78,7 @@ private:
     }
 
     void read(const Place& at) {
-        read_scaled(f_.q, head_ / s_.per_key, s_.K, at, s_.scale, q_);
-        k_.read(f_.k, head_ / s_.per_key, s_.K, at);
-        read_decay(s_, f_.decay, head_, at, decay_);
+        Base::read(at);
         if (is_delta()) {
             read_numbers(p_.beta, head_, at, beta_);
             correct_keys(s_, k_, decay_, beta_, at.steps, a_);
@@ -108,42 +86,23 @@ private:
             a_.read(p_.a, head_, s_.K, at);
             b_.read(p_.b, head_, s_.K, at);
         }
-        if (!v_.place(f_.v, head_, s_.V, at)) {
-            v_.panel.read(f_.v, head_, s_.V, at);
-            pad_columns(v_.panel, s_.V, at.steps);
-        }
         o_.place(f_.o, head_, s_.V, at);
         if (p_.w.units.data) w_.place(p_.w, head_, s_.V, at);
     }
 
-    // Sets the next tile, which the passes of this one prefetch.
-    void fetch(const Place& at, int64_t steps) {
-        upcoming_.begin(steps * ceil_div(states_.blocks(), kBlocksTogether) * ceil_div(s_.K, kPrefetchRows));
-        upcoming_.add<T>(f_.q, head_ / s_.per_key, s_.K, at);
-        upcoming_.add<T>(f_.k, head_ / s_.per_key, s_.K, at);
-        for (const Heads* x : {&p_.a, &p_.b}) upcoming_.add<T>(*x, head_, s_.K, at);
-        for (const Heads* x : {&f_.v, &f_.o, &p_.w}) upcoming_.add<T>(*x, head_, s_.V, at);
-        if (s_.decay == Decay::vector) upcoming_.add<T>(f_.decay, head_, s_.K, at);
+    void fetch_others(int64_t head, const Place& at) {
+        for (const Heads* x : {&p_.a, &p_.b}) upcoming_.template add<T>(*x, head, s_.K, at);
+        upcoming_.template add<T>(p_.w, head, s_.V, at);
     }
 
-    void zero_padding(const Sequence& q, int64_t from, int64_t to) {
-        if (from >= to) return;
-        const Place at = {q.row, 0, 0, q.start + from, to - from};
-        o_.panel.fill_zero(s_.V, at.steps);
-        o_.panel.write(f_.o, head_, s_.V, at);
+    void zero_others(const Place& at) const {
         if (p_.w.units.data) o_.panel.write(p_.w, head_, s_.V, at);
     }
 
     const LowRank<T>& p_;
-    const Attention<T>& f_;
-    const AttentionShape& s_;
-    PanelTile<T> q_, k_, a_, b_, decay_;
-    Columns<T> v_, o_, w_;
-    Upcoming upcoming_;
-    ColumnStates<T> states_;
+    PanelTile<T> a_, b_;
+    Columns<T> w_;
     T *current_w_ = nullptr, *beta_ = nullptr;
-    int64_t head_ = 0;
-    size_t bytes_ = 0;
 };
 
 template <class T> size_t workspace(const LowRank<T>& p, int threads) {
@@ -151,11 +110,7 @@ template <class T> size_t workspace(const LowRank<T>& p, int threads) {
 }
 
 template <class T> void forward(const LowRank<T>& p, Team team) {
-    char* memory = static_cast<char*>(p.attention.workspace);
-    Forward<T> kernel(p, memory + size_t(team.id) * Forward<T>(p, nullptr).bytes());
-    const int64_t units = p.attention.shape.sequences.count * p.attention.shape.heads;
-    const int64_t first = units * team.id / team.size, last = units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(u, team);
+    run_forward<Forward<T>>(p, p.attention.shape, p.attention.workspace, team);
 }
 
 template <class T>

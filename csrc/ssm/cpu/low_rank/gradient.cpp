@@ -32,8 +32,8 @@ private:
         Base::bytes_ = cut.bytes();
     }
 
-    void run_tile(const Sequence& q, int64_t time, int64_t steps, int64_t place) {
-        const Place at = {q.row, 0, 0, q.start + time, steps};
+    void run_tile(const Place& at, const uint8_t* reset, int64_t place) {
+        const int64_t steps = at.steps;
         Base::read(at);
         if (own_.beta.units.data)
             read_delta(at);
@@ -44,9 +44,7 @@ private:
         w_.read(own_.w, head_, s_.V, at);
         const int64_t rows = 2 * ceil_div(s_.K, W) * ceil_div(steps, kCorrectedPass) * ceil_div(s_.V, kPrefetchRows);
         const int64_t columns = ceil_div(columns_.blocks(), kBlocksTogether) * steps;
-        Base::fetch(q, time, place, rows + columns * ceil_div(s_.K, kPrefetchRows));
-        uint8_t flags[kAttentionTile];
-        const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
+        Base::fetch_next(rows + columns * ceil_div(s_.K, kPrefetchRows));
         visit_all_columns(reset, steps);
         visit_all_rows(reset, steps, place);
         if (own_.beta.units.data) leave_delta(at);
@@ -93,9 +91,9 @@ private:
         return s_.decay == Decay::vector ? load(decay_.at(n, t)) : broadcast(*decay_.at(0, t));
     }
 
-    void fetch_others(const Place& at) {
-        for (const Heads* x : {&own_.a, &own_.b, &own_.da, &own_.db}) upcoming_.template add<T>(*x, head_, s_.K, at);
-        upcoming_.template add<T>(own_.w, head_, s_.V, at);
+    void fetch_others(int64_t head, const Place& at) {
+        for (const Heads* x : {&own_.a, &own_.b, &own_.da, &own_.db}) upcoming_.template add<T>(*x, head, s_.K, at);
+        upcoming_.template add<T>(own_.w, head, s_.V, at);
     }
 
     void zero_others(const Place& at) {
