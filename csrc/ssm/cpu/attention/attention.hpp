@@ -130,10 +130,11 @@ public:
         });
         steps_ += at.steps;
     }
-    FASTITER_INLINE void prefetch_share() {
+    // Prefetches a share into the cache of level LEVEL.
+    template <int LEVEL = 1> FASTITER_INLINE void prefetch_share() {
         for (due_ += steps_; due_ >= shares_ && next_ < count_; due_ -= shares_) {
             Tile& tile = tiles_[next_];
-            for (int64_t n = 0; n < tile.bytes; n += 64) __builtin_prefetch(tile.step + n);
+            prefetch<LEVEL>(tile.step, tile.bytes);
             tile.step += tile.stride;
             if (--tile.steps == 0) ++next_;
         }

@@ -34,7 +34,8 @@ FASTITER_NOINLINE void advance(const Pass<T>& w, T* state, Upcoming& upcoming) {
         const int64_t panel = from / kPanelWidth * kPanelSize, rows = min_of(kPanelWidth, w.K - from);
         const T *q = w.q + panel, *k = w.k + panel, *decay = D == Decay::vector ? w.decay + panel : w.decay;
         for (int64_t n = 0; n < rows; ++n, state += kColumns<T>) {
-            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
+            // The panels of a tile and a block of the state fill the first level: the next tile would displace them.
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share<2>();
             vec<T> S[C];
 #pragma GCC unroll 2
             for (int c = 0; c < C; ++c) S[c] = load(state + c * W);
