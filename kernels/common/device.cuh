@@ -45,18 +45,35 @@ template <> struct Rounded<double> {
 };
 template <> struct Rounded<BFloat16> {
     static INLINE BFloat16 of(float x) {
-        BFloat16 y;
-        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-        return y;
+        uint32 two; // the instruction for two numbers has a fourth of the latency of the one for one
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(0.0f), "f"(x));
+        return {(unsigned short)(two)};
     }
 };
 template <> struct Rounded<Half> {
     static INLINE Half of(float x) {
-        Half y;
-        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-        return y;
+        uint32 two;
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(0.0f), "f"(x));
+        return {(unsigned short)(two)};
     }
 };
+
+// 1 / x to within 1 ulp, for |x| from 2^-126 to 2^126
+INLINE float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+// Keeps the compiler from computing x again wherever it is used.
+INLINE void keep_in_register(int64& x) { asm volatile("" : "+l"(x)); }
+// is ? x : y, without a branch: both are computed
+INLINE float either(bool is, float x, float y) {
+    float z;
+    asm("{\n.reg .pred p;\nsetp.ne.u32 p, %1, 0;\nselp.f32 %0, %2, %3, p;\n}"
+        : "=f"(z)
+        : "r"(uint32(is)), "f"(x), "f"(y));
+    return z;
+}
 
 // d += a b per warp: a is 16 x 16 row-major, b 16 x 8 column-major, d 16 x 8 in float. With lane = 4 g + q, a word
 // contains two elements: a[0] = row g, columns 2q, 2q + 1; a[1] = row g + 8; a[2] = row g, columns 2q + 8, 2q + 9; a[3]
@@ -171,5 +188,19 @@ struct alignas(16) Wide {
 template <> INLINE Wide load_shared_by_grid(const Wide* x) {
     const ulonglong2 y = __ldcg(reinterpret_cast<const ulonglong2*>(x));
     return Wide{{y.x, y.y}};
+}
+// Loads and stores of 16 bytes that are one access in the memory model (type .b128), in no order with other accesses
+INLINE void store_packet(Wide* to, Wide x) {
+    asm volatile("{\n.reg .b128 x;\nmov.b128 x, {%1, %2};\nst.relaxed.gpu.global.b128 [%0], x;\n}" ::"l"(to),
+                 "l"(x.x[0]), "l"(x.x[1])
+                 : "memory");
+}
+INLINE Wide load_packet(const Wide* from) {
+    Wide x;
+    asm volatile("{\n.reg .b128 x;\nld.relaxed.gpu.global.b128 x, [%2];\nmov.b128 {%0, %1}, x;\n}"
+                 : "=l"(x.x[0]), "=l"(x.x[1])
+                 : "l"(from)
+                 : "memory");
+    return x;
 }
 template <class T> INLINE void add_atomically(T* x, T y) { atomicAdd(x, y); }

@@ -13,8 +13,8 @@ KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
     Share<1> own;
     const int64 pitch = own.pitch(width); // distance of the gates in the vectors
     own.set_up(shape, first_group, blocks, int(G * pitch));
-    own.load(width, int(G * pitch), [&](int, int64 u, int64 k) {
-        const int64 row = k % pitch;
+    own.load(width, [&](int, int64 u, int64 k) {
+        const int64 row = unit_at(k % pitch);
         return row < width ? r[((k / pitch * heads + own.n) * width + row) * width + u] : Rounding::of(0);
     });
     if (JOINED) exchange += int64(own.group) * 2 * kRows * own.padded();
@@ -52,23 +52,25 @@ KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
 #pragma unroll
         for (int e = 0; e < kEach; ++e) in[e] = next[e];
         if (goes_on) ask(visit + 1);
-        own.multiply(visit);
+        Share<1>::Sums sums;
+        own.multiply(visit, sums);
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
             for (int g = 0; g < G; ++g) dp[e][g] = 0;
             if (length[e] >= 0) {
                 if (PLAIN ? visit > 0 : passes >> e & 1)
-                    ds[e][0] = shape.clipped_gradient(ds[e][0] + own.product(0, e));
+                    ds[e][0] = shape.clipped_gradient(ds[e][0] + own.product(sums, 0, e));
                 passes &= ~(uint32(1) << e);
                 if (t < length[e]) {
                     backward.step(in[e], ds[e], dx[e], dp[e]);
                     passes |= uint32(!in[e].resets) << e;
                 }
-                if (CLUSTER == 1)
+                if (CLUSTER == 1 && !TAGGED)
                     for (int g = 0; g < G; ++g)
                         own.put(exchange, visit, own.row_of(e), own.term(g, own.unit(e), width), dp[e][g]);
             }
             if (CLUSTER > 1 && goes_on) own.send_all(visit, e, dp[e]);
+            if (TAGGED && goes_on) own.send_packets(exchange, visit, e, pitch, dp[e]);
         }
         if (goes_on) own.arrive(arrived);
 #pragma unroll

@@ -17,22 +17,17 @@ using Rounding = Rounded<Element>;
 // ---- The cells for one unit. x, p: gates of wx and of r h' + b; s: states before, then after; keep: saved values;
 // ds: gradients of the states after, then before, without the path through r; dx, dp: gradients of x and p.
 
-// Double uses the library. Float uses no branch or call, which would separate the loads from the products of several
-// units: the error is at most 4 ulp, as the hardware's division has at most 2 ulp for these divisors from 1 to 2.
-INLINE double over_1_to_2(double x, double y) { return x / y; }
-INLINE float over_1_to_2(float x, float y) { return __fdividef(x, y); }
-INLINE Real sigmoid(Real x) {
-    const Real e = exp(x < 0 ? x : -x);
-    return over_1_to_2(x < 0 ? e : Real(1), Real(1) + e);
-}
+// Double uses the library. Float uses no branch or call, which would separate the operations of several units: the
+// error is at most 4 ulp, as the hardware's reciprocal has at most 1 ulp.
+INLINE double reciprocal(double x) { return 1 / x; }
+INLINE Real sigmoid(Real x) { return reciprocal(Real(1) + exp(-x)); } // 0 where it is below 2^-126
 INLINE double hyperbolic_tangent(double x) { return tanh(x); }
 INLINE float hyperbolic_tangent(float x) {
-    const float y = x < 0 ? -x : x, e = exp(-2.0f * y), z = x * x;
+    const float y = fabsf(x), e = exp(-2.0f * y), z = x * x;
     // (tanh x - x) / x^3 as a polynomial in x^2, from a minimax fit on 0 .. 0.6 with an error of 0.1 ulp in tanh x.
     float small = fma(z, -5.89515874e-3f, 2.0795973e-2f);
     small = fma(z, fma(z, fma(z, small, -5.37838303e-2f), 1.33319244e-1f), -3.33332986e-1f);
-    const float large = over_1_to_2(1.0f - e, 1.0f + e);
-    return y < 0.55f ? fma(x * z, small, x) : x < 0 ? -large : large;
+    return either(y < 0.55f, fma(x * z, small, x), copysignf((1.0f - e) * reciprocal(1.0f + e), x));
 }
 INLINE Real log_sigmoid(Real x) { return (x < 0 ? x : Real(0)) - log1p(exp(x < 0 ? x : -x)); }
 
@@ -238,32 +233,66 @@ struct Forward {
     Wanted states;
     Real* saved;
     Shape shape;
-    struct Inputs {
+    struct Loaded {
         Element x[G];
         bool resets;
     };
-
-    INLINE void load(int64 row, int64 t, int64 n, int64 u, Inputs& in) const {
+    struct Inputs {
+        Real x[G];
+        bool resets;
+        Inputs() = default;
+        INLINE explicit Inputs(const Loaded& from) : resets(from.resets) {
+            for (int g = 0; g < G; ++g) x[g] = to_float(from.x[g]);
+        }
+    };
+    // The addresses of a unit of a row and step; PLAIN rows have constant strides, so that they advance by an addition.
+    struct Source {
+        const Element* x;
+        bool resets;
+        INLINE void advance(int64 by) { x += by * G; }
+    };
+    struct Target {
+        Wanted states;
+        Real* saved;
+        INLINE void advance(int64 by) {
+            states.h += by;
+            for (int k = 0; k < S - 1; ++k) states.others[k] += by;
+            saved += by * K;
+        }
+    };
+    INLINE Source source(int64 row, int64 t, int64 n, int64 u) const {
+        return {wx + shape.at(shape.place(row, t, n, u), G, 0), shape.resets(row, t)};
+    }
+    INLINE Target target(int64 row, int64 t, int64 n, int64 u) const {
         const Place own = shape.place(row, t, n, u);
-        for (int g = 0; g < G; ++g) in.x[g] = wx[shape.at(own, G, g)];
-        in.resets = shape.resets(row, t);
+        const int64 at = shape.at(own);
+        return {{states.h + at, {states.others[0] + at, states.others[1] + at, states.others[2] + at}},
+                saved + shape.at(own, K, 0)};
+    }
+    INLINE int64 stride() const { // from a step to the next one
+        int64 by = shape.line_time * shape.pitch * (shape.reverse ? -1 : 1);
+        keep_in_register(by);
+        return by;
+    }
+    INLINE void load(const Source& own, Loaded& in) const {
+        for (int g = 0; g < G; ++g) in.x[g] = own.x[g * shape.pitch];
+        in.resets = own.resets;
     }
     INLINE Real bias(int64 n, int64 u, int g) const {
         return b ? Real(to_float(b[(g * shape.heads + n) * shape.width + u])) : Real(0);
     }
     // p: products plus biases; s: the states before, then after; keep: values saved for the backward pass
     INLINE void step(const Inputs& in, const Real* p, Real* s, Real* keep) const {
-        Real x[G];
-        for (int g = 0; g < G; ++g) x[g] = to_float(in.x[g]);
         for (int k = 0; k < S; ++k) s[k] = in.resets ? Real(0) : s[k];
-        Cell::forward(x, p, s, keep);
+        Cell::forward(in.x, p, s, keep);
         s[0] = to_float(Rounding::of(shape.clipped(s[0]))); // every product and cell uses the rounded h'
     }
-    INLINE void store(int64 row, int64 t, int64 n, int64 u, const Real* s, const Real* keep) const {
-        const Place own = shape.place(row, t, n, u);
-        for (int k = 0; k < S; ++k) states.put(k, shape.at(own), s[k]);
+    INLINE void store(const Target& own, const Real* s, const Real* keep) const {
+        if (states.h) *own.states.h = Rounding::of(s[0]);
+        for (int k = 1; k < S; ++k)
+            if (states.others[k - 1]) *own.states.others[k - 1] = s[k];
         if (saved)
-            for (int k = 0; k < Cell::saved; ++k) saved[shape.at(own, K, k)] = keep[k];
+            for (int k = 0; k < Cell::saved; ++k) own.saved[k * shape.pitch] = keep[k];
     }
     INLINE void pad(int64 row, int64 t, int64 n, int64 u) const {
         if (shape.has_padding())

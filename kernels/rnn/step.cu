@@ -34,13 +34,14 @@ KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Eleme
         s[k] = t < 0 ? first.or_zero(k, state) : k == 0 ? Real(to_float(h[own.at])) : internal[(k - 1) * size + own.at];
     if (t >= 0 && t < time) {
         if (t >= shape.length(own.row)) return forward.pad(own.row, t, own.n, own.u);
-        Forward::Inputs in;
+        Forward::Loaded loaded;
         Real all[G], keep[K];
-        forward.load(own.row, t, own.n, own.u, in);
+        forward.load(forward.source(own.row, t, own.n, own.u), loaded);
+        const Forward::Inputs in(loaded);
         for (int g = 0; g < G; ++g)
             all[g] = forward.bias(own.n, own.u, g) + (in.resets ? Real(0) : to_float(p[own.gate(shape, g)]));
         forward.step(in, all, s, keep);
-        forward.store(own.row, t, own.n, own.u, s, keep);
+        forward.store(forward.target(own.row, t, own.n, own.u), s, keep);
     }
     for (int k = 0; k < S; ++k) {
         if (t == time)

@@ -47,6 +47,13 @@ def test_blocks_meet(folder: Path, sanitizer: str) -> None:
     assert y.reshape(3, 32).tolist() == [[1.0] * 32, [2.0] * 32, [0.0] * 32]
 
 
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_packets_come_with_their_tags(folder: Path, sanitizer: str) -> None:
+    packets, y = torch.zeros(6, dtype=torch.int64), torch.full((96,), torch.nan)
+    launch(folder, sanitizer, "rotate_packets", packets, y, grid=3)
+    assert y.reshape(3, 32).tolist() == [[1.0] * 32, [2.0] * 32, [0.0] * 32]
+
+
 def test_an_overrun_is_caught(folder: Path) -> None:
     x = torch.zeros(8)
     launch(folder, "address", "overrun", x, np.int64(7))

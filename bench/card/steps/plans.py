@@ -55,6 +55,7 @@ def candidates(problem: Problem, card: Device, limit: int = MAX_PLANS) -> list[P
         if launch_plan.room(problem, each, rows, split, columns, 1, "none" if each >= problem.width else "memory") < 0:
             continue
         its = launch_plan.shape(problem, each, rows, split, columns, 64)
+        its = launch_plan.tagged(problem, its, 64) or its
         groups = problem.heads * -(-problem.batch // its.rows)
         resident = its.blocks == 1 or groups * its.blocks <= card.sms
         if its.shared <= card.block_shared and resident and each * its.rows <= 8 * its.threads:

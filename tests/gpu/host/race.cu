@@ -25,6 +25,15 @@ KERNEL part_of_block() {
     if (threadIdx.x < blockDim.x / 2) block_barrier();
 }
 
+// Every thread takes the number of the next block from its packet once that has a tag: no barrier orders them.
+KERNEL rotate_packets(Wide* packets, float* y) {
+    if (threadIdx.x == 0) store_packet(packets + blockIdx.x, Wide{{blockIdx.x, 1}});
+    Wide x;
+    do x = load_packet(packets + (blockIdx.x + 1) % gridDim.x);
+    while (x.x[1] == 0);
+    y[blockIdx.x * blockDim.x + threadIdx.x] = float(x.x[0]);
+}
+
 // Writes one past the end.
 KERNEL overrun(float* x, int64 count) { x[count] = 1; }
 

@@ -115,7 +115,9 @@ inline float __fmaf_rn(float x, float y, float z) { return std::fmaf(x, y, z); }
 inline double __fma_rn(double x, double y, double z) { return std::fma(x, y, z); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
-inline float __fdividef(float x, float y) { return x / y; }
+inline float reciprocal(float x) { return 1.0f / x; }
+inline void keep_in_register(int64&) {}
+inline float either(bool is, float x, float y) { return is ? x : y; }
 template <class T> T __ldcg(const T* x) { return *x; }
 template <class T> T __ldg(const T* x) { return *x; }
 template <class T> T min(T x, T y) { return y < x ? y : x; }
@@ -277,5 +279,22 @@ inline void send(void* to, uint64 x, Arrival* arrival, int rank) {
 struct alignas(16) Wide {
     uint64 x[2];
 };
+// The last word of a packet is stored last and loaded first, so that a half with a new tag is not seen without the
+// other half, as on a card; both are relaxed, so that nothing else is ordered. Other threads run in between.
+inline void store_packet(Wide* to, Wide x) {
+    std::atomic_ref<uint64>(to->x[0]).store(x.x[0], std::memory_order_relaxed);
+    host::yield();
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    std::atomic_ref<uint64>(to->x[1]).store(x.x[1], std::memory_order_relaxed);
+}
+inline Wide load_packet(const Wide* from) {
+    Wide& there = *const_cast<Wide*>(from);
+    Wide x;
+    host::yield(); // callers poll
+    x.x[1] = std::atomic_ref<uint64>(there.x[1]).load(std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    x.x[0] = std::atomic_ref<uint64>(there.x[0]).load(std::memory_order_relaxed);
+    return x;
+}
 template <class T> T load_shared_by_grid(const T* x) { return *x; }
 template <class T> void add_atomically(T* x, T y) { std::atomic_ref<T>(*x).fetch_add(y); }

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -17,10 +18,10 @@ from fastiter._backend import BackendError  # noqa: E402
 from fastiter._torch import launch as gpu  # noqa: E402
 from fastiter.rnn._cells import CELLS  # noqa: E402
 from fastiter.rnn._torch._gpu import kernels as rnn_gpu  # noqa: E402
-from fastiter.rnn._torch._gpu import launch_plan, stepwise  # noqa: E402
+from fastiter.rnn._torch._gpu import launch_plan, launch_shape, stepwise  # noqa: E402
 from fastiter.rnn._torch._gpu.launch_shape import Exchange  # noqa: E402
 from fastiter.tune import DEVICES, rnn_plan  # noqa: E402
-from tests.gpu.host.host import Host  # noqa: E402
+from tests.gpu.host.host import KERNELS, Host, program  # noqa: E402
 from tests.rnn.gpu.gpu_calls import array, check, check_options, check_packed, make, run, specified  # noqa: E402
 from tests.support.cases import RNN_CELLS  # noqa: E402
 
@@ -189,6 +190,103 @@ def test_dtypes(
         check(case, **how, **shapes(case, warps, held))
 
 
+@pytest.mark.parametrize(
+    ("cell", "dtype", "width", "warps", "units", "held"),
+    [
+        ("lstm", torch.bfloat16, 11, (3, 1, 1), 12, 1),  # two lanes exchange sums
+        ("slstm", torch.float16, 20, (1, 1, 2), 20, 5),
+        ("lstm", torch.bfloat16, 21, (3, 1, 1), 12, 2),  # the same, with two blocks
+        ("gru", torch.float16, 31, (2, 1, 2), 32, 2),
+        ("elman_relu", torch.bfloat16, 128, (8, 1, 1), 128, 8),  # two chains
+        ("elman_tanh", torch.bfloat16, 160, (5, 1, 1), 160, 17),  # two chains, with a rest in shared memory
+    ],
+)
+def test_sums_in_lanes(
+    cell: str,
+    dtype: torch.dtype,
+    width: int,
+    warps: tuple[int, int, int],
+    units: int,
+    held: int,
+    device: str,
+    launch: Any,
+) -> None:
+    """A lane has all sums of its elements: with rows of r in each order, and without a cut, and with one."""
+    launch()
+    name, _, activation = cell.partition("_")
+    case = make(name, activation, (11, 3, 1, width), dtype, device, bare=name == "slstm")
+    how = shapes(case, warps, 1, units=units)
+    plan = how["forward"]["plan"]
+    problem = launch_plan.Problem(cell, width, 1, 16, 2, True, False)
+    assert launch_shape.sums_in_lanes(problem, plan.units, plan.row_warps, plan.split)
+    how["forward"] = {"plan": dataclasses.replace(plan, in_registers=held)}
+    check(case, **how)
+    if width < 30:
+        check(case, reverse=True, lengths=[3, 3, 2, 3, 1, 0, 3, 3, 2, 3, 1], **how)
+
+
+def tagged(case: Any, warps: tuple[int, int, int], units: int) -> dict[str, dict[str, Any]]:
+    """Return plans whose blocks exchange packets, with all but one tile of r or none in registers."""
+    r, told = case.inputs[1], {}
+    for way, backward in (("forward", False), ("backward", True)):
+        problem = launch_plan.Problem(case.name, r.shape[2], r.shape[1], 16, 2, True, backward)
+        its = launch_plan.shape(problem, 16 * warps[0] if backward else units, *warps, 1)
+        plan = launch_shape.tagged(problem, its, 1)
+        assert plan is not None and plan.defines()["TAGGED"] == 1 and plan.blocks > 1
+        told[way] = {"plan": plan}
+    return told
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "cell", "dtype", "width", "warps", "units", "ends"),
+    [
+        ("none", "lstm", torch.bfloat16, 37, (2, 2, 1), 16, False),
+        ("none", "gru", torch.float16, 29, (1, 2, 1), 16, True),
+        ("none", "slstm", torch.bfloat16, 19, (1, 1, 2), 8, False),  # sums in lanes
+        ("none", "elman_tanh", torch.float16, 41, (2, 1, 1), 32, True),
+        ("address", "lstm", torch.float16, 17, (1, 2, 1), 16, True),
+        ("thread", "lstm", torch.bfloat16, 17, (1, 2, 1), 16, True),
+        ("thread", "lstm", torch.bfloat16, 17, (1, 1, 1), 8, False),
+    ],
+)
+def test_packets_with_tags(
+    sanitizer: str,
+    cell: str,
+    dtype: torch.dtype,
+    width: int,
+    warps: tuple[int, int, int],
+    units: int,
+    ends: bool,
+    device: str,
+    launch: Any,
+) -> None:
+    """Blocks take each other's states from packets with the number of the step, over several uses of each buffer."""
+    launch(sanitizer)
+    name, _, activation = cell.partition("_")
+    case = make(name, activation, (5, 5, 1, width), dtype, device, bare=name == "slstm")
+    how = tagged(case, warps, units)
+    check(case, **({"reverse": True, "lengths": [2, 5, 0, 4, 1]} if ends else {}), **how)
+    if sanitizer == "none" and name == "gru":
+        check(case, reset=[[(row + step) % 3 == 1 for step in range(5)] for row in range(5)], **how)
+    if sanitizer == "none" and name == "lstm":
+        for time in (0, 1):
+            check(make(name, activation, (3, time, 1, width), dtype, device), **how)
+
+
+def test_tags_differ_from_those_before(launch: Any, programs: Path) -> None:
+    """A buffer holds zeros or the packets of two steps before; as a term of a product, a tag is a finite number."""
+    headers = (f'#include "{KERNELS / "rnn" / name}.cuh"' for name in ("cells", "products", "tiles"))
+    kernel = "KERNEL tags(int32* x, int64 size) { for (int i = 0; i < size; ++i) x[i] = int32(tag_of(i)); }"
+    source = programs / "tags.cu"
+    source.write_text("\n".join([*headers, kernel, ""]))
+    sizes = {"UNITS": 16, "ROW_WARPS": 1, "SPLIT": 1, "COLUMNS": 1, "HELD": 0, "JOINED": 1, "RESIDENT": 1, "TF32": 0}
+    binary = program(source, programs, defines={"ELEMENT": "Half", "CELL": 0, "TAGGED": 1, **sizes})
+    found = torch.full((3000,), -1, dtype=torch.int32)
+    Host(programs).run(binary, "tags", (1,), (1,), (found, np.int64(len(found))))
+    assert torch.all(found[:2] != 0) and torch.all(found[2:] != found[:-2])
+    assert int(found.min()) >= 0 and int(found.max()) < 0x7C00
+
+
 @pytest.mark.parametrize(("option", "on", "off"), [("allow_tf32", True, False), ("fp32_precision", "tf32", "ieee")])
 def test_tf32_only_when_asked(option: str, on: Any, off: Any, device: str, launch: Any) -> None:
     launch()
@@ -290,7 +388,9 @@ def test_a_fused_plan_is_launched_fused(cell: str) -> None:
             exchange: Exchange = "cluster" if plan.clustered else "memory" if plan.blocks > 1 else "none"
             assert 0 <= plan.in_registers <= max(launch_plan.room(problem, *held, exchange), 0)
             assert plan.resident * (plan.shared + 1024) <= device.shared and plan.shared <= device.block_shared
-            assert plan.padded >= problem.terms and plan.blocks == -(-D // plan.units) <= device.sms * plan.resident
+            places = -(-D // 7) * 8 if plan.tagged else D
+            assert plan.padded >= problem.terms
+            assert plan.blocks == -(-places // plan.units) <= device.sms * plan.resident
             assert not plan.clustered or (device.capability >= (9, 0) and 2 <= plan.blocks <= 16)
 
 

@@ -34,14 +34,20 @@ def ulps(found: Array, expected: Array) -> float:
 
 
 def test_errors_in_ulp(tmp_path: Path) -> None:
-    """On a card the division is within 2 ulp instead of half of one, and the exponential within 2: in all within 4."""
+    """On a card the reciprocal is within 1 ulp instead of half of one, and the exponential within 2: in all within 4.
+
+    The sigmoid may be 0 where it is subnormal.
+    """
     bits = np.arange(0, 0x42D00000, 19_991, dtype=np.uint32)  # to 104, where the exponential is 0
     half = np.unique(np.concatenate([bits.view(np.float32), np.linspace(0, 20, 20_001, dtype=np.float32)]))
     x = np.concatenate([half, -half])
     s, t = evaluate(tmp_path, x)
     wide = x.astype(float)
     assert ulps(t, np.tanh(wide)) < 2
-    assert ulps(s, 1 / (1 + np.exp(-wide))) < 2.5
+    expected, least = 1 / (1 + np.exp(-wide)), np.finfo(np.float32).tiny
+    normal = expected >= least
+    assert ulps(s[normal], expected[normal]) < 2.5
+    assert np.all(np.abs(s[~normal] - expected[~normal]) < least)
     assert np.all(t[half.size :] == -t[: half.size])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ....tune import Device
 from ....tune._rnn_plan import ELEMENT, ELEMENT_ISSUE, EXACT_ISSUE, FRAGMENT_ISSUE, PRODUCT, RESERVED, STEP, SUM
-from .launch_shape import MAX_SUMS, MAX_THREADS, Plan, Problem, room, shape, sums_of
+from .launch_shape import MAX_SUMS, MAX_THREADS, Plan, Problem, chains, room, shape, sums_in_lanes, sums_of
 
 #: The lowest compute capability with clusters, and the number of SMs that are certain to be able to share a cluster
 OLDEST, NEIGHBOURS = (9, 0), 16
@@ -17,6 +17,8 @@ MAX_BLOCKS, PORTABLE = {9: 16, 10: 16}, 8
 REMOTE, SEND = 250, 4
 #: Cycles per product in a chain of dependent products on tensor cores
 CHAIN = 28
+#: Cycles for a barrier of the block and for passing a sum through shared memory
+BARRIER = 46
 #: Cycles for an SM to read a tile of r from shared memory, whose bandwidth all warps share, per byte of an element
 READ = 2
 #: A head of up to this width is one block, provided that the blocks of all heads are resident
@@ -73,9 +75,13 @@ def cycles(problem: Problem, its: Plan, device: Device) -> float:
     products, exact = of_warp * its.columns, 0 if problem.tensor_cores else EXACT_ISSUE
     sent = problem.terms // problem.width * math.ceil(its.blocks * problem.itemsize / 8) * its.clustered
     read = READ * problem.itemsize * warps * (of_warp - its.in_registers)
-    element = ELEMENT[cell][way] + SUM[way] * problem.outs * its.split + SEND * sent
-    product = warps * exact if exact else max(PRODUCT[way], CHAIN * its.tiles / products)
+    division = (problem, its.units, its.row_warps, its.split)
+    partial = 0 if sums_in_lanes(*division) else SUM[way] * problem.outs * its.split
+    element = ELEMENT[cell][way] + partial + SEND * sent
+    chain = CHAIN * its.tiles / chains(*division, its.columns, its.tiles)
+    product = warps * exact if exact else max(PRODUCT[way], chain / products)
     latency = STEP[way] + elements * element + products * product + REMOTE * its.clustered + read
+    latency -= BARRIER * sums_in_lanes(*division)
     issue = elements * (ELEMENT_ISSUE + SEND * sent) + products * (FRAGMENT_ISSUE + exact)
     groups = problem.heads * math.ceil(problem.batch / its.rows)
     at_once = max(device.sms // NEIGHBOURS, 1) * max(NEIGHBOURS // its.blocks, 1)

@@ -22,9 +22,10 @@ from .launch_shape import (
     room,
     shape,
     sums_of,
+    tagged,
 )
 
-__all__ = ["Plan", "Problem", "card", "plan", "room", "shape"]
+__all__ = ["Plan", "Problem", "card", "plan", "room", "shape", "tagged"]
 
 #: Preferred threads per block for copying exchanged vectors, if the registers allow them
 _COPYING_THREADS = 256
@@ -91,10 +92,23 @@ def _adapted(
     for at_once in range(resident, 0, -1):
         for rows, terms in _warps(problem, units, row_warps, split, columns, at_once, spills):
             its = shape(problem, units, rows, terms, columns, in_registers, at_once)
-            fits = at_once * (its.shared + RESERVED) <= device.shared and its.shared <= device.block_shared
-            if fits and (its.blocks == 1 or its.blocks <= device.sms * at_once):
-                return its
+            both = (tagged(problem, its, problem.terms), its)
+            fitting = [each for each in both if each is not None and _fits(each, device)]
+            if fitting:
+                return min(fitting, key=lambda each: _passes(problem, each, device))
     return None
+
+
+def _fits(its: Plan, device: Device) -> bool:
+    """Return whether the resident blocks of a multiprocessor have enough shared memory, and a head's are resident."""
+    fits = its.resident * (its.shared + RESERVED) <= device.shared and its.shared <= device.block_shared
+    return fits and (its.blocks == 1 or its.blocks <= device.sms * its.resident)
+
+
+def _passes(problem: Problem, its: Plan, device: Device) -> int:
+    """Return how many launches the heads and rows take, all blocks of one being resident."""
+    groups = problem.heads * math.ceil(problem.batch / its.rows)
+    return 1 if its.blocks == 1 else math.ceil(groups / (device.sms * its.resident // its.blocks))
 
 
 def _warps(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -22,7 +22,9 @@ _CLUSTER_MORE = {2: 14, 4: 14, 8: 16}
 _CLUSTER_AT_EASE = {2: 124, 4: 132, 8: 144}
 #: The same for blocks that exchange vectors through global memory, which includes loads in flight. Holding more tiles
 #: of r than these leave room for would take long to compile.
-_JOINED_REGISTERS = {2: 124, 4: 132, 8: 144}
+_JOINED_REGISTERS = {2: 132, 4: 132, 8: 144}
+#: Additional registers for packets with tags
+_TAGGED_MORE = 12
 
 #: Maximum threads per block: with more, the compiler has fewer than 128 registers per thread.
 MAX_THREADS = 512
@@ -71,6 +73,7 @@ class Plan:
     shared: int
     resident: int
     clustered: bool = False  #: the blocks of a head form a cluster
+    tagged: bool = False  #: they exchange packets with tags
 
     @property
     def threads(self) -> int:
@@ -99,6 +102,7 @@ class Plan:
             "JOINED": int(joined),
             "RESIDENT": self.resident,
             **({"TILES": self.tiles} if joined else {}),
+            **({"TAGGED": 1} if self.tagged else {}),
             **({"CLUSTER": self.blocks} if self.clustered else {}),
         }
 
@@ -139,11 +143,40 @@ def shape(
     )
     stride = math.ceil(16 * split * tiles / 64) * 64 + 16
     parts = split * (1 if problem.tensor_cores else 2)
-    vectors = 8 * columns * stride * size * (2 if cluster else 1) + (16 if cluster else 0)
-    partial = parts * 8 * columns * (outs * units + 4) * max(size, 4)
+    in_lanes = sums_in_lanes(problem, units, row_warps, split)
+    buffers = 2 if cluster or in_lanes else 1
+    vectors = 8 * columns * stride * size * buffers + (16 if cluster else 0)
+    partial = 0 if in_lanes else parts * 8 * columns * (outs * units + 4) * max(size, 4)
     rest = row_warps * split * (of_warp - in_registers) * 256 * size
     blocks, shared = cluster or math.ceil(problem.width / units), vectors + partial + rest
     return Plan(units, row_warps, split, columns, in_registers, blocks, tiles, shared, resident, cluster > 0)
+
+
+def tagged(problem: Problem, its: Plan, in_registers: int) -> Plan | None:
+    """Return the launch with packets with tags instead of a barrier, or None if the kernels have none for its numbers.
+
+    In kernels/rnn/tiles.cuh a packet has 7 units, so that the vectors and the blocks are more by an eighth.
+    """
+    paired = problem.outs == 4 and its.units // (4 * its.row_warps) % 2 == 1
+    in_lanes = sums_in_lanes(problem, its.units, its.row_warps, its.split)
+    if exchange_of(problem, its.units) != "memory" or problem.itemsize != 2 or its.units % 8 or (in_lanes and paired):
+        return None
+    wide = replace(problem, width=math.ceil(problem.width / 7) * 8)
+    numbers = (its.units, its.row_warps, its.split, its.columns)
+    left = max(room(wide, *numbers, its.resident, "memory") - _TAGGED_MORE // (2 * problem.itemsize), 0)
+    return replace(shape(wide, *numbers, min(in_registers, left), its.resident), tagged=True)
+
+
+def sums_in_lanes(problem: Problem, units: int, row_warps: int, split: int) -> bool:
+    """Return whether the lane that computes an element has its sums: kInLanes in kernels/rnn/tiles.cuh."""
+    tiles = problem.outs * units // (16 * row_warps)
+    return problem.tensor_cores and split == 1 and (2 * tiles % problem.outs == 0 or problem.outs == 4)
+
+
+def chains(problem: Problem, units: int, row_warps: int, split: int, columns: int, tiles: int) -> int:
+    """Return in how many chains of products a sum of ``tiles`` tiles is added: kChains in kernels/rnn/tiles.cuh."""
+    most = 4 // (problem.outs * units // (16 * row_warps) * columns)
+    return max(min(most, tiles // 4), 1) if sums_in_lanes(problem, units, row_warps, split) else 1
 
 
 def sums_of(problem: Problem, units: int, row_warps: int, columns: int) -> int:
@@ -187,5 +220,6 @@ def room(
     others = other_registers(problem, exchange)
     if exchange == "cluster" and registers > 128:
         others = max(others, _CLUSTER_AT_EASE[problem.itemsize])
-    room = registers - others - sums_of(problem, units, row_warps, columns) - elements
+    count = chains(problem, units, row_warps, split, columns, math.ceil(problem.terms / (16 * split)))
+    room = registers - others - count * sums_of(problem, units, row_warps, columns) - elements
     return room // (2 * problem.itemsize)
