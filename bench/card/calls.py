@@ -37,7 +37,7 @@ class Call(NamedTuple):
     large: Shapes
     dtype: torch.dtype = torch.float32
     has_gradients: bool = True
-    backend: str = ""  #: the kernels of a recurrence, if not those that the card would get
+    backend: str = ""  #: the kernels of a recurrence or scan, if not those that the card would get
     rtol: float = 0.0  #: the tolerance of an iteration, relative to its result
     needs_card: bool = False  #: its small shapes would take minutes in emulation
 
@@ -62,16 +62,20 @@ class Call(NamedTuple):
 
 @contextlib.contextmanager
 def by(backend: str) -> Iterator[None]:
-    """Run recurrences by other kernels than those that the card would get, if ``backend`` names them."""
-    from fastiter.rnn._torch._gpu import kernels as gpu
+    """Run recurrences and selective scans by other kernels than the card would get, if ``backend`` names them."""
+    from fastiter.rnn._torch._gpu import kernels
+    from fastiter.ssm._torch._gpu import selective_kernels
 
-    before = gpu.choose
+    modules: tuple[Any, ...] = (kernels, selective_kernels)
+    before = [module.choose for module in modules]
     try:
-        if backend:
-            gpu.choose = lambda *_: backend
+        for module in modules:
+            if backend:
+                module.choose = lambda *_: backend
         yield
     finally:
-        gpu.choose = before
+        for module, choose in zip(modules, before, strict=True):
+            module.choose = choose
 
 
 def kernels_in(source: str) -> list[str]:
@@ -255,7 +259,10 @@ FUSED = ("rnn/forward", "rnn/backward")
 ATTENTION = ("ssm/triton_attention", "ssm/triton_attention_gradient", "ssm/triton_attention_keys")
 CHUNKS = ("delta/triton_chunks", "delta/triton_chunks_gradient")
 QUANTIZE = ("quant/triton_elementwise", "quant/triton_blocks", "quant/triton_gradient")
-SELECTIVE = ("ssm/triton_selective", "ssm/triton_selective_gradient")
+SELECTIVE = (
+    ((1, 8, 9), (1, 8, 9), (8, 4), (1, 4, 9), (1, 4, 9)),
+    ((8, 1536, 2048), (8, 1536, 2048), (1536, 16), (8, 16, 2048), (8, 16, 2048)),
+)
 GRID, BIG = ((9, 9),), ((4096, 4096),)
 ROWS, MANY_ROWS = ((81,),), ((1 << 20,),)
 PRODUCT = (((4, 20), (5, 20)), ((1024, 1024), (1024, 1024)))
@@ -279,11 +286,9 @@ CALLS: dict[str, Call] = {
     "delta_scan in bfloat16": Call(
         CHUNKS, delta_scan, heads_of(1, 70, 1, 16, 3, 2), heads_of(8, 2048, 16, 128, 3, 2), HALF, needs_card=True
     ),
-    "selective_scan": Call(
-        SELECTIVE,
-        selective_scan,
-        ((1, 8, 9), (1, 8, 9), (8, 4), (1, 4, 9), (1, 4, 9)),
-        ((8, 1536, 2048), (8, 1536, 2048), (1536, 16), (8, 16, 2048), (8, 16, 2048)),
+    "selective_scan": Call(("ssm/selective", "ssm/selective_gradient"), selective_scan, *SELECTIVE),
+    "selective_scan by Triton": Call(
+        ("ssm/triton_selective", "ssm/triton_selective_gradient"), selective_scan, *SELECTIVE, backend="triton"
     ),
     "ssd": Call(
         ATTENTION,

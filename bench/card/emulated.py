@@ -41,6 +41,7 @@ def routed() -> Iterator[None]:
     from fastiter.relax._torch import relaxation
     from fastiter.rnn._torch import run
     from fastiter.rnn._torch._gpu import kernels as gpu
+    from fastiter.ssm._torch._gpu import selective_kernels
     from fastiter.torch import quant
     from tests.gpu.host.host import Host
 
@@ -66,7 +67,8 @@ def routed() -> Iterator[None]:
             if hasattr(module, "unwatched") and module.__name__ != "fastiter._torch.ops":
                 stack.enter_context(_set(module, "unwatched", lambda: False))
         stack.enter_context(_set(run, "rnn_forward", lambda call, *_: gpu.forward(call)))
-        stack.enter_context(_set(gpu, "choose", lambda *_: "cuda"))
+        for module in (gpu, selective_kernels):
+            stack.enter_context(_set(module, "choose", lambda *_: "cuda"))
         stack.enter_context(_set(launch, "launch_cuda", host))
         stack.enter_context(_set(launch, "triton_kernels", Noted))
         for module, name in ((relaxation, "_GPUS"), (solve, "_CARDS")):

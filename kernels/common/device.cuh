@@ -31,6 +31,13 @@ INLINE float to_float(Half x) {
     return y;
 }
 
+// 2^x within two units in the last place; a result below 2^-126 is 0.
+INLINE float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 INLINE uint32 bits_of(BFloat16 x) { return x.bits; }
 INLINE uint32 bits_of(Half x) { return x.bits; }
 INLINE uint32 bits_of(float x) { return __float_as_uint(x); }

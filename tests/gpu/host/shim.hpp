@@ -140,6 +140,11 @@ inline float to_float(Half x) {
     return float(y);
 }
 
+inline float exp2_approx(float x) {
+    const float y = std::exp2(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
+
 inline uint32 bits_of(BFloat16 x) { return x.bits; }
 inline uint32 bits_of(Half x) { return x.bits; }
 inline uint32 bits_of(float x) { return __float_as_uint(x); }

@@ -20,14 +20,8 @@ from fastiter._torch import launch  # noqa: E402
 from fastiter.ssm._torch import functional as functions  # noqa: E402
 from fastiter.ssm._torch import ops  # noqa: E402
 from fastiter.ssm._torch._gpu import triton_selective as triton  # noqa: E402
-from tests.ssm.calls import (  # noqa: E402
-    assert_near,
-    scan_inputs,
-    some_bounds,
-    some_resets,
-    specified,
-    specified_gradients,
-)
+from tests.ssm.calls import assert_near, scan_inputs, specified, specified_gradients  # noqa: E402
+from tests.ssm.scan_checks import check  # noqa: E402
 from tests.ssm.test_arrays import step_inputs, stepped  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402
 
@@ -42,43 +36,6 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "selective_step", triton.step)
     monkeypatch.setattr(triton, "_LANES", 4)
     fill_new_tensors(monkeypatch)
-
-
-def cuts(cut: str, batch: int, time: int) -> dict[str, Any]:
-    return {
-        "": {},
-        "reset": {"reset": some_resets(batch, time)},
-        "lengths": {"lengths": [time, time // 3][:batch], "reset": some_resets(2, time)[0]},
-        "packed": {"cu_seqlens": some_bounds(3, time), "reset": some_resets(1, time)},
-    }[cut]
-
-
-def check(device: str, size: tuple[int, ...], dtype: Any, cut: str, softplus: bool, order: str, **how: Any) -> None:
-    """Assert that out, the last states and all gradients equal the specification's."""
-    inputs = scan_inputs(*size, dtype, sequences=3 if cut == "packed" else None, **how)
-    if not softplus:
-        inputs = inputs._replace(delta=abs(inputs.delta))
-    given = {name: torch.from_numpy(x).to(device) for name, x in inputs.arguments().items()}
-    if order == "channels":
-        signals = {
-            name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in given.items() if x.shape == size[:3]
-        }
-        given |= signals
-    given = {name: x.requires_grad_() for name, x in given.items()}
-    options = cuts(cut, size[0], size[2])
-    on = {name: torch.from_numpy(x).to(device) if name == "reset" else x for name, x in options.items()}
-    outputs = scan(**given, delta_softplus=softplus, return_last_state=True, **on)
-    rng = np.random.default_rng(1)
-    cotangents = [rng.standard_normal(y.shape).astype(dtype) for y in outputs]
-    on_device = [torch.from_numpy(c.copy()).to(device) for c in cotangents]
-    gradients = torch.autograd.grad(outputs, list(given.values()), on_device)
-    terms = 4 * int(np.prod(size))  # a weight's gradient is a sum over rows, steps and channels
-    for mine, expected in zip(outputs, specified(inputs, softplus, **options), strict=True):
-        assert_near(mine.detach().cpu().numpy(), expected, dtype, terms)
-    exact = specified_gradients(inputs, *cotangents, softplus, **options)
-    for name, g in zip(given, gradients, strict=True):
-        assert g.dtype == given[name].dtype
-        assert_near(g.cpu().numpy(), getattr(exact, name), dtype, terms, name)
 
 
 FEW = {"without": ("D", "z", "delta_bias", "state")}

@@ -15,7 +15,7 @@ from ..._torch.overrides import dispatched
 from ..._torch.sequences import Sequences, backwards, checked_sequences, in_reverse
 from .. import _functional as arrays
 from .._shapes import check_shapes, check_state, check_step_shapes, may_be_complex, present_in
-from ._gpu import triton_selective  # noqa: F401 (the ops of CUDA tensors)
+from ._gpu import selective_kernels  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors
 from .ops import computed, of_state, selective
 from .step import SelectiveStep, plain_step, selective_step

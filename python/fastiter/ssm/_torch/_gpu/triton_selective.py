@@ -23,8 +23,6 @@ from ..ops import (
     empty_gradients,
     forward_outputs,
     plain,
-    selective_bwd,
-    selective_fwd,
 )
 from ..step import SelectiveStep, check_rows, selective_step
 from .triton_conv import strides_of
@@ -38,7 +36,7 @@ _CHANNELS, _CHANNELS_FLOAT64, _CHANNELS_ALIGNED = 8, 4, 16
 _STATES, _STEP_AXES = 1024, (4, 3, 3, 3, 3, 3, 2, 3, 2)
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """The sequences of a call, and its sizes."""
 
     reset: Tensor | None
@@ -56,7 +54,7 @@ class _Work(NamedTuple):
         return self.reset, self.lengths, self.starts
 
 
-def _work(call: Any) -> _Work:
+def work_of(call: Any) -> Work:
     batch, channels, time = call.u.shape
     if call.A.is_complex():
         raise NotImplementedError(
@@ -67,7 +65,7 @@ def _work(call: Any) -> _Work:
     check_values("selective_scan", batch, time, call.lengths, call.cu_seqlens)
     lengths, bounds = launch.in_range(call.lengths, call.cu_seqlens, time)
     reset = call.reset
-    return _Work(
+    return Work(
         None if reset is None else reset.contiguous().view(torch.uint8),
         launch.as_int64(lengths, call.u),
         launch.as_int64(bounds, call.u),
@@ -97,7 +95,7 @@ def _projection(x: Tensor, steps: int) -> Tensor:
     return contiguous(padded.unflatten(3, (-1, steps)).transpose(3, 4))
 
 
-def _aligned(work: _Work, signals: Sequence[Tensor | None]) -> bool:
+def _aligned(work: Work, signals: Sequence[Tensor | None]) -> bool:
     """Return whether the kernels can read 8 steps at once."""
     strides = [strides_of(x) for x in signals if x is not None]
     return work.time % 8 == 0 and all(time == 1 and row % 8 == channel % 8 == 0 for row, channel, time in strides)
@@ -113,7 +111,7 @@ class _Launch(NamedTuple):
     signals: tuple[Tensor | None, ...]
     more: dict[str, Any]
 
-    def run(self, work: _Work, call: Any) -> None:
+    def run(self, work: Work, call: Any) -> None:
         import triton.language as tl
 
         blocks, rows = _blocks(work, self.channels), call.u.shape[0]
@@ -143,25 +141,31 @@ class _Launch(NamedTuple):
             )
 
 
-def _blocks(work: _Work, channels: int) -> int:
+def _blocks(work: Work, channels: int) -> int:
     """Return the number of blocks of channels in a group."""
     return -(-(work.channels // work.groups) // channels)
 
 
-def _channels(work: _Work, maximum: int) -> int:
+def _channels(work: Work, maximum: int) -> int:
     return min(maximum, 1 << max(0, work.channels // work.groups - 1).bit_length())
 
 
-def forward(call: SelectiveForward) -> list[Tensor]:
-    """Implement the forward op on a GPU."""
-    work = _work(call)
-    out, last, *states = outputs = forward_outputs(call, _BACKWARD * _LANES)
+def begun_outputs(call: SelectiveForward, saved: int) -> list[Tensor]:
+    """Allocate the outputs, with the first states in place of the last ones, and with zeros at steps of padding."""
+    out, last, *_ = outputs = forward_outputs(call, saved)
     if call.lengths is not None:
         out.zero_()
     if call.state is None:
         last.zero_()
     else:
         last.copy_(call.state)
+    return outputs
+
+
+def forward(call: SelectiveForward) -> list[Tensor]:
+    """Run the forward op by Triton's kernels."""
+    work = work_of(call)
+    out, last, *states = outputs = begun_outputs(call, _BACKWARD * _LANES)
     signals = (*map(_signal, (call.u, call.delta, call.z)), out)
     A, D, bias = (contiguous(x) for x in (call.A, call.D, call.delta_bias))
     B, C = (_projection(x, _FORWARD) for x in (call.B, call.C))
@@ -171,7 +175,7 @@ def forward(call: SelectiveForward) -> list[Tensor]:
     return outputs
 
 
-def _empty_sums(work: _Work, call: SelectiveBackward, blocks: int) -> dict[int, Tensor]:
+def _empty_sums(work: Work, call: SelectiveBackward, blocks: int) -> dict[int, Tensor]:
     """Allocate partial sums, by the index of the argument whose gradient is their sum."""
     gradients: dict[int, Tensor] = {}
     dtype, fill = computed(call.u.dtype), call.lengths is not None
@@ -188,9 +192,9 @@ def _empty_sums(work: _Work, call: SelectiveBackward, blocks: int) -> dict[int, 
     return gradients
 
 
-def backward(call: SelectiveBackward) -> list[Tensor]:
-    """Implement the backward op on a GPU."""
-    work, gradients = _work(call), empty_gradients(call)
+def begun_gradients(call: SelectiveBackward, work: Work) -> tuple[list[Tensor | None], Tensor, Tensor]:
+    """Return the gradients, with zeros at steps of padding, the gradients of the last states, and that of out."""
+    gradients = empty_gradients(call)
     du, ddelta, _, _, _, _, dz, _, dfirst = gradients
     if call.lengths is not None:
         for x in (du, ddelta, dz):
@@ -201,7 +205,22 @@ def backward(call: SelectiveBackward) -> list[Tensor]:
         carry.zero_()
     else:
         carry.copy_(call.dlast)
-    dout = call.u.new_zeros(()).expand(call.u.shape) if call.dout is None else call.dout
+    return gradients, carry, call.u.new_zeros(()).expand(call.u.shape) if call.dout is None else call.dout
+
+
+def add_up(gradients: list[Tensor | None], sums: dict[int, Tensor]) -> None:
+    """Add partial sums, by the index of their gradient, along their first axis."""
+    for i, parts in sums.items():
+        whole = gradients[i]
+        assert whole is not None
+        torch.sum(parts, 0, out=whole.transpose(2, 3) if whole.dim() == 4 else whole)
+
+
+def backward(call: SelectiveBackward) -> list[Tensor]:
+    """Run the backward op by Triton's kernels."""
+    work = work_of(call)
+    gradients, carry, dout = begun_gradients(call, work)
+    du, ddelta, _, _, _, _, dz, _, _ = gradients
     signals = (*map(_signal, (call.u, call.delta, call.z, dout)), du, ddelta, dz)
     maximum = _CHANNELS_ALIGNED if _aligned(work, signals) else _CHANNELS
     channels = _channels(work, _CHANNELS_FLOAT64 if call.u.dtype == torch.float64 else maximum)
@@ -211,10 +230,7 @@ def backward(call: SelectiveBackward) -> list[Tensor]:
     inputs = (*signals[:2], A, B, C, D, signals[2], bias, states, *signals[3:])
     memory = (*inputs, carry, *[sums.get(i) for i in (2, 3, 4, 5, 7)])
     _Launch("bwd", "triton_selective_gradient", channels, memory, signals, {"STEPS": _BACKWARD}).run(work, call)
-    for i, parts in sums.items():
-        whole = gradients[i]
-        assert whole is not None
-        torch.sum(parts, 0, out=whole.transpose(2, 3) if whole.dim() == 4 else whole)
+    add_up(gradients, sums)
     return as_arguments(call, gradients)
 
 
@@ -276,5 +292,3 @@ def _launch_step(call: SelectiveStep, out: Tensor) -> None:
 
 
 selective_step.on_cuda(step)
-selective_fwd.on_cuda(forward)
-selective_bwd.on_cuda(backward)
