@@ -146,7 +146,20 @@ NUMBERS = {
 
 #: Run on every instruction set: v4, v4_bf16 and v4_amx differ here. NumPy has no bfloat16, so these need torch.
 BFLOAT16 = [
-    "tests/rnn/test_bf16.py",
+    *(
+        f"tests/rnn/test_bf16.py::test_{name}"
+        for name in (
+            "sizes",
+            "one_step_is_rounded_once",
+            "gradients",
+            "the_gradient_of_r_is_rounded_once",
+            "equal_bits",
+            "checkpoints_change_no_bit",
+            "nonfinite_values_spread_no_further_than_in_float32",
+            "autocast",
+            "stored_values_are_rounded_to_nearest_even",
+        )
+    ),
     *(
         f"tests/rnn/nn/test_torch_nn_one_call.py::test_bfloat16_{name}"
         for name in ("is_as_exact", "rows_are_independent", "continues_bit_for_bit")

@@ -25,7 +25,7 @@ SANITIZERS = {"address": "address,undefined", "thread": "thread"}
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("threads") / str(request.param)
     sources = [ROOT / "tests/core/threads_on_host/main.cpp", *(ROOT / f"csrc/core/{stem}.cpp" for stem in SOURCES)]
-    flags = ["-std=c++20", "-O1", "-g1", f"-fsanitize={SANITIZERS[request.param]}", "-fno-sanitize-recover=all"]
+    flags = ["-std=c++20", "-O0", "-g1", f"-fsanitize={SANITIZERS[request.param]}", "-fno-sanitize-recover=all"]
     command = ["g++", *flags, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(out), "-pthread", "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
