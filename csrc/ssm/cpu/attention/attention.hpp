@@ -281,7 +281,7 @@ template <class T> struct ColumnStates {
     }
     int64_t blocks() const { return ceil_div(V, kColumns<T>); }
     int64_t size() const { return blocks() * K * kColumns<T>; }
-    // Those of one of several heads
+    // The states of one of several heads
     ColumnStates of(int64_t head) const { return {data + head * size(), K, V}; }
     T* block(int64_t b) const { return data + b * K * kColumns<T>; }
     void fill_zero() const {

@@ -212,7 +212,7 @@ private:
         return {const_cast<T*>(data), 0, s_.V, 1, sizeof(T) == 8 ? Storage::f64 : Storage::f32};
     }
 
-    ColumnStates<T> all_columns_; // of all heads that run together
+    ColumnStates<T> all_columns_; // P of all heads that run together
     T* all_rows_ = nullptr;
     Tile next_{}; // the tile that comes next
 };

@@ -65,7 +65,7 @@ protected:
     PanelTile<T> q_, k_, decay_;
     Columns<T> v_, o_;
     Upcoming upcoming_;
-    ColumnStates<T> states_;          // those of the current head
+    ColumnStates<T> states_;          // the states of the current head
     int64_t head_ = 0, position_ = 0; // the current head, and its position among those that run together
     size_t bytes_ = 0;
 
