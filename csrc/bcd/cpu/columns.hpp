@@ -45,7 +45,8 @@ template <class T> FASTITER_INLINE void dense_add(const T* a, double d, double* 
     for (; i < n; ++i) z[i] += d * double(a[i]);
 }
 
-// z += d a if `moves`; returns next . z. Prefetches `later`, the vector after the next one.
+// z += d a if `moves`; returns next . z. Prefetches `later`, the vector after the next one, into the second-level cache:
+// z and three vectors of doubles are more than the first level holds from 1000 elements on.
 template <class T, bool moves>
 FASTITER_INLINE double move_and_dot(const T* a, double d, double* z, const T* next, const T* later, int64_t n) {
     constexpr int W = lanes<double>, kLine = 64 / int(sizeof(T));
@@ -61,7 +62,7 @@ FASTITER_INLINE double move_and_dot(const T* a, double d, double* z, const T* ne
     vec<double> s0{}, s1{}, s2{}, s3{};
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
-        for (int k = 0; k < 4 * W; k += kLine) __builtin_prefetch(later + i + k);
+        for (int k = 0; k < 4 * W; k += kLine) __builtin_prefetch(later + i + k, 0, 2);
         s0 = product(i, s0);
         s1 = product(i + W, s1);
         s2 = product(i + 2 * W, s2);
