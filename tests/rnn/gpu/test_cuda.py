@@ -226,15 +226,14 @@ def test_sums_in_lanes(
 
 
 def tagged(case: Any, warps: tuple[int, int, int], units: int) -> dict[str, dict[str, Any]]:
-    """Return plans whose blocks exchange packets, with all but one tile of r or none in registers."""
-    r, told = case.inputs[1], {}
-    for way, backward in (("forward", False), ("backward", True)):
-        problem = launch_plan.Problem(case.name, r.shape[2], r.shape[1], 16, 2, True, backward)
-        its = launch_plan.shape(problem, 16 * warps[0] if backward else units, *warps, 1)
-        plan = launch_shape.tagged(problem, its, 1)
-        assert plan is not None and plan.defines()["TAGGED"] == 1 and plan.blocks > 1
-        told[way] = {"plan": plan}
-    return told
+    """Return a forward plan whose blocks exchange packets, and a backward plan with a barrier."""
+    heads, width = case.inputs[1].shape[1:3]
+    forward, backward = (launch_plan.Problem(case.name, width, heads, 16, 2, True, back) for back in (False, True))
+    barrier = launch_plan.shape(backward, 16 * warps[0], *warps, 1)
+    assert launch_shape.tagged(backward, barrier, 1) is None
+    plan = launch_shape.tagged(forward, launch_plan.shape(forward, units, *warps, 1), 1)
+    assert plan is not None and plan.defines()["TAGGED"] == 1 and plan.blocks > 1
+    return {"forward": {"plan": plan}, "backward": {"plan": barrier}}
 
 
 @pytest.mark.parametrize(

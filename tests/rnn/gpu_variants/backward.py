@@ -25,7 +25,6 @@ CUDA: list[dict[str, object]] = [
                 ("double", 3, 16, 1, 8, 1, 1, 1, 0, 1, 0, 3),
             ),
         ),
-        (("TILES", "TAGGED"), (("BFloat16", 2, 16, 1, 8, 1, 18, 1, 0, 1, 1, 28, 1),)),  # a head of 768
         (
             ("CLUSTER",),
             (

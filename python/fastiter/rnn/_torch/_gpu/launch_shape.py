@@ -22,7 +22,9 @@ _CLUSTER_MORE = {2: 14, 4: 14, 8: 16}
 _CLUSTER_AT_EASE = {2: 124, 4: 132, 8: 144}
 #: The same for blocks that exchange vectors through global memory, which includes loads in flight. Holding more tiles
 #: of r than these leave room for would take long to compile.
-_JOINED_REGISTERS = {2: 132, 4: 132, 8: 144}
+_JOINED_REGISTERS = {2: 124, 4: 132, 8: 144}
+#: Additional registers of these for the forward pass in 16 bits
+_FORWARD_MORE = 8
 #: Additional registers for packets with tags
 _TAGGED_MORE = 12
 
@@ -153,10 +155,12 @@ def shape(
 
 
 def tagged(problem: Problem, its: Plan, in_registers: int) -> Plan | None:
-    """Return the launch with packets with tags instead of a barrier, or None if the kernels have none for its numbers.
+    """Return the forward launch with packets with tags instead of a barrier, or None if its numbers allow none.
 
     In kernels/rnn/tiles.cuh a packet has 7 units, so that the vectors and the blocks are more by an eighth.
     """
+    if problem.backward:
+        return None
     paired = problem.outs == 4 and its.units // (4 * its.row_warps) % 2 == 1
     in_lanes = sums_in_lanes(problem, its.units, its.row_warps, its.split)
     if exchange_of(problem, its.units) != "memory" or problem.itemsize != 2 or its.units % 8 or (in_lanes and paired):
@@ -193,7 +197,7 @@ def other_registers(problem: Problem, exchange: Exchange) -> int:
     """Return the registers per thread besides r, sums and elements."""
     size = problem.itemsize
     if exchange == "memory":
-        return _JOINED_REGISTERS[size]
+        return _JOINED_REGISTERS[size] + _FORWARD_MORE * (size == 2 and not problem.backward)
     return _OTHER_REGISTERS[size] - _PLAIN_LESS[size] * problem.plain + _CLUSTER_MORE[size] * (exchange == "cluster")
 
 
