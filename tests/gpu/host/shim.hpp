@@ -115,6 +115,7 @@ inline float __fmaf_rn(float x, float y, float z) { return std::fmaf(x, y, z); }
 inline double __fma_rn(double x, double y, double z) { return std::fma(x, y, z); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
+inline float __fdividef(float x, float y) { return x / y; }
 inline float reciprocal(float x) { return 1.0f / x; }
 inline void keep_in_register(int64&) {}
 inline float either(bool is, float x, float y) { return is ? x : y; }
