@@ -14,7 +14,7 @@ KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
     const int64 pitch = own.pitch(width); // distance of the gates in the vectors
     own.set_up(shape, first_group, blocks, int(G * pitch));
     own.load(width, [&](int, int64 u, int64 k) {
-        const int64 row = unit_at(k % pitch);
+        const int64 row = k % pitch;
         return row < width ? r[((k / pitch * heads + own.n) * width + row) * width + u] : Rounding::of(0);
     });
     if (JOINED) exchange += int64(own.group) * 2 * kRows * own.padded();
@@ -65,12 +65,11 @@ KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
                     backward.step(in[e], ds[e], dx[e], dp[e]);
                     passes |= uint32(!in[e].resets) << e;
                 }
-                if (CLUSTER == 1 && !TAGGED)
+                if (CLUSTER == 1)
                     for (int g = 0; g < G; ++g)
                         own.put(exchange, visit, own.row_of(e), own.term(g, own.unit(e), width), dp[e][g]);
             }
             if (CLUSTER > 1 && goes_on) own.send_all(visit, e, dp[e]);
-            if (TAGGED && goes_on) own.send_packets(exchange, visit, e, pitch, dp[e]);
         }
         if (goes_on) own.arrive(arrived);
 #pragma unroll
