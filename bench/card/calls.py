@@ -278,7 +278,13 @@ CALLS: dict[str, Call] = {
     ),
     "linear_scan": Call(("scan/triton_linear",), linear_scan, ((2, 9, 64),) * 2, ((8, 8192, 1024),) * 2),
     "linear_scan, few lanes": Call(("scan/triton_linear",), linear_scan, ((1, 70, 4),) * 2, ((1, 65536, 64),) * 2),
-    "linear_attention": Call(ATTENTION, linear_attention, ((1, 19, 1, 16),) * 4, ((8, 2048, 16, 128),) * 4, HALF),
+    "linear_attention": Call(
+        (*ATTENTION, "ssm/triton_attention_levels"),
+        linear_attention,
+        ((1, 19, 1, 16),) * 4,
+        ((8, 2048, 16, 128),) * 4,
+        HALF,
+    ),
     "linear_attention, a decay a head": Call(
         ATTENTION, linear_attention, heads_of(1, 35, 1, 16, 3, 1), heads_of(8, 2048, 16, 128, 3, 1), HALF
     ),

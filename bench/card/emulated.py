@@ -44,6 +44,7 @@ def routed() -> Iterator[None]:
     from fastiter.ssm._torch._gpu import selective_kernels
     from fastiter.torch import quant
     from tests.gpu.host.host import Host
+    from tests.support.bfloat16_dots import attention_dots
 
     host, launched, kernels = Host(_folder()), [], launch.triton_kernels
 
@@ -71,6 +72,8 @@ def routed() -> Iterator[None]:
             stack.enter_context(_set(module, "choose", lambda *_: "cuda"))
         stack.enter_context(_set(launch, "launch_cuda", host))
         stack.enter_context(_set(launch, "triton_kernels", Noted))
+        for changed in attention_dots():
+            stack.enter_context(_set(*changed))
         for module, name in ((relaxation, "_GPUS"), (solve, "_CARDS")):
             stack.enter_context(_set(module, name, ("cpu",)))
         for function in (triton_codes.pack, triton_codes.unpack):  # which are not ops

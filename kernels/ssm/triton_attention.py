@@ -30,21 +30,21 @@ from .triton_chunks import (
     products_after,
     running,
     sequence_of,
+    since_start,
     store_lines,
+    total_of,
     with_decays,
 )
 
 _CUT = ["reset_row", "time", "heads", "per_key"]
-_STATES = ["k_row", "k_time", "k_head", "v_row", "v_time", "v_head", "decay_row", "decay_time", "decay_head"]
-_WEIGHTS = ["q_row", "q_time", "q_head", "k_row", "k_time", "k_head", "decay_row", "decay_time", "decay_head"]
-_FORWARD = [*_WEIGHTS, "v_row", "v_time", "v_head", "o_row", "o_time", "o_head"]
 
 
-@triton.jit(do_not_specialize=[*_STATES, "from_line", "saved_line", "to_line", *_CUT])
+@triton.jit(do_not_specialize=_CUT)
 def attention_states_kernel(
     k,
     v,
     decay,
+    totals,
     source,
     states,
     saved,
@@ -83,7 +83,8 @@ def attention_states_kernel(
 ):
     """The states before all chunks in `states`, before every TILE-th step in `saved`, and after the last one in `last`.
 
-    A program computes a sequence from its state in `source`, or, with SPLIT, a tile of TILE steps.
+    With `totals`, the products of the decays of the chunks, the keys contain the decays from their steps to the ends of
+    their chunks. A program computes a sequence from its state in `source`, or, with SPLIT, a tile of TILE steps.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     BLOCKS: tl.constexpr = (K + BK - 1) // BK * COLUMNS
@@ -106,23 +107,28 @@ def attention_states_kernel(
         S = load_state(source + line * from_line + n * K * V, first, c, V, K, BK).to(STATE)
     i = tl.arange(0, C)
     for at in range(begin, end, C):
-        to = states + ((line_of(starts, s, start, time, C) + at // C) * heads + n) * K * V
-        store_state(to, S, first, c, V, K, BK)
+        chunk = (line_of(starts, s, start, time, C) + at // C) * heads + n
+        store_state(states + chunk * K * V, S, first, c, V, K, BK)
         if saved is not None:
             if at % TILE == 0:
                 to = saved + (line_of(starts, s, start, time, TILE) + at // TILE) * saved_line + n * K * V
                 store_state(to, S, first, c, V, K, BK)
         t, valid = start + at + i, at + i < count
-        g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
-        after = factors_after(at_g, decay_time, at_reset, t, at, count, first, K, BK, VECTOR, LOG, STATE)
-        keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE) * products_after(after)
+        keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE)
+        if totals is not None:
+            total = total_of(totals, chunk, first, K, BK)
+        else:
+            g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
+            after = factors_after(at_g, decay_time, at_reset, t, at, count, first, K, BK, VECTOR, LOG, STATE)
+            total = last_of(running(g), C)
+            keys *= products_after(after)
         values = load_lines(at_v, v_time, t, valid, block % COLUMNS * BV, V, BV, STATE)
-        S = last_of(running(g), C)[:, None] * S + dot(tl.trans(keys), values, PRECISION)
+        S = total[:, None] * S + dot(tl.trans(keys), values, PRECISION)
     if last is not None:
         store_state(last + line * to_line + n * K * V, S, first, c, V, K, BK)
 
 
-@triton.jit(do_not_specialize=[*_WEIGHTS, *_CUT])
+@triton.jit(do_not_specialize=_CUT)
 def attention_weights_kernel(
     q,
     k,
@@ -193,7 +199,7 @@ def attention_weights_kernel(
     tl.store(weights + program * C * C + i * C + j, P * number(scale, STATE))
 
 
-@triton.jit(do_not_specialize=[*_FORWARD, *_CUT])
+@triton.jit(do_not_specialize=_CUT)
 def attention_fwd_kernel(
     q,
     k,
@@ -238,7 +244,10 @@ def attention_fwd_kernel(
     STATE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The outputs of a chunk, BV columns of them, from the state before it."""
+    """The outputs of a chunk, BV columns of them, from the state before it.
+
+    With VECTOR but without decays, the queries contain the decays since the start of their chunk.
+    """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     program = tl.program_id(0).to(tl.int64)
     chunk, column_block = program // COLUMNS, program % COLUMNS * BV
@@ -259,14 +268,13 @@ def attention_fwd_kernel(
                 P += products(queries, keys, q, k, PRECISION)
                 if bonus is not None:
                     own += tl.sum(queries * keys * bonus_of(bonus, n, first, K, BK, STATE), 1)
-            if BEFORE:
-                g = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
-                queries *= keeps(at_reset, t, valid, STATE)
-            else:
-                g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
             if states is not None:
-                read += dot(queries * running(g), load_state(states + chunk * K * V, first, c, V, K, BK), PRECISION)
+                if VECTOR and (decay is not None):
+                    queries *= since_start(at_g, decay_time, at_reset, t, valid, first, K, BK, BEFORE, True, LOG, STATE)
+                read += dot(queries, load_state(states + chunk * K * V, first, c, V, K, BK), PRECISION)
         read *= number(scale, STATE)
+        if (states is not None) and (not VECTOR):
+            read *= since_start(at_g, decay_time, at_reset, t, valid, 0, K, BK, BEFORE, False, LOG, STATE)
         if VECTOR:
             P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])
         else:

@@ -11,9 +11,10 @@ import triton.language as tl
 
 from ..common.triton_sequences import line_of, sequence
 from ..common.triton_states import last_of, load_state, state_at, store_state
+from .triton_chunks import apart_dot as dot
+from .triton_chunks import apart_products as products
 from .triton_chunks import (
     bonus_of,
-    dot,
     factors,
     factors_after,
     factors_before,
@@ -21,7 +22,6 @@ from .triton_chunks import (
     load_lines,
     number,
     place,
-    products,
     products_after,
     running,
     store_lines,

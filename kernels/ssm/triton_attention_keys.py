@@ -11,11 +11,12 @@ import triton
 import triton.language as tl
 
 from ..common.triton_states import between, between_before, load_state
+from .triton_chunks import apart_dot as dot
+from .triton_chunks import apart_products as products
 from .triton_chunks import (
     bonus_of,
     column,
     column_before,
-    dot,
     factors,
     factors_after,
     factors_before,
@@ -24,7 +25,6 @@ from .triton_chunks import (
     load_lines,
     number,
     place,
-    products,
     products_after,
     running,
     store_lines,

@@ -23,9 +23,10 @@ def number(x, STATE: tl.constexpr):
 
 @triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
-    """a b; to save registers, operands are loaded only when the previous product's are no longer needed"""
-    tl.debug_barrier()
-    if a.dtype == tl.float64:  # tl.dot spills: with Triton 3.6.0, 64 bytes of attention_bwd_keys_kernel on sm_90
+    """a b; with "bf16", operands are rounded to bfloat16 and sums are in float32"""
+    if PRECISION == "bf16":
+        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
+    elif a.dtype == tl.float64:  # tl.dot spills: with Triton 3.6.0, 64 bytes of attention_bwd_keys_kernel on sm_90
         return tl.sum(a[:, :, None] * b[None, :, :], 1)
     else:
         return tl.dot(a, b, input_precision=PRECISION)
@@ -34,10 +35,8 @@ def dot(a, b, PRECISION: tl.constexpr):
 @triton.jit
 def products(x, y, p, q, PRECISION: tl.constexpr):
     """x y^T for lines x and y stored at p and q: if both are stored in 16 bits, TF32 is exact for them"""
-    if p.dtype.element_ty.primitive_bitwidth == 16 and q.dtype.element_ty.primitive_bitwidth == 16:
-        return dot(x, tl.trans(y), "tf32")
-    else:
-        return dot(x, tl.trans(y), PRECISION)
+    BITS: tl.constexpr = p.dtype.element_ty.primitive_bitwidth + q.dtype.element_ty.primitive_bitwidth
+    return dot(x, tl.trans(y), "tf32" if BITS == 32 and PRECISION != "bf16" else PRECISION)
 
 
 @triton.jit
@@ -151,6 +150,29 @@ def keeps(reset, t, valid, STATE: tl.constexpr):
 
 
 @triton.jit
+def since_start(
+    decay,
+    stride,
+    reset,
+    t,
+    valid,
+    first,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    BEFORE: tl.constexpr,
+    VECTOR: tl.constexpr,
+    LOG: tl.constexpr,
+    STATE: tl.constexpr,
+):
+    """The decay of the state before the chunk in what queries of steps t read, with BEFORE before their step"""
+    if BEFORE:
+        e = factors_before(decay, stride, reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
+        return running(e) * keeps(reset, t, valid, STATE)
+    else:
+        return running(factors(decay, stride, reset, t, valid, first, K, BK, VECTOR, LOG, STATE))
+
+
+@triton.jit
 def column(g, j, C: tl.constexpr):
     """Column j of `between` for factors (C, BK): (C, BK)"""
     i = tl.arange(0, C)[:, None]
@@ -189,6 +211,13 @@ def line_at(x, j, C: tl.constexpr):
 
 
 @triton.jit
+def total_of(totals, chunk, first, K: tl.constexpr, BK: tl.constexpr):
+    """Units first .. first + BK of the product of a chunk's decays: (BK,)"""
+    unit = first + tl.arange(0, BK)
+    return tl.load(totals + chunk * K + unit, unit < K, 0)
+
+
+@triton.jit
 def bonus_of(bonus, n, first, K: tl.constexpr, BK: tl.constexpr, STATE: tl.constexpr):
     """Units first .. first + BK of a head's bonus: (1, BK)"""
     unit = first + tl.arange(0, BK)
@@ -209,3 +238,17 @@ def with_decays(
     else:
         g = factors(decay, stride, reset, t, valid, 0, 1, 1, False, LOG, STATE)
         return P * (between(g, C) * factor)
+
+
+@triton.jit
+def apart_dot(a, b, PRECISION: tl.constexpr):
+    """a b; to save registers, operands are loaded only when the previous product's are no longer needed"""
+    tl.debug_barrier()
+    return dot(a, b, PRECISION)
+
+
+@triton.jit
+def apart_products(x, y, p, q, PRECISION: tl.constexpr):
+    """`products` with such a barrier"""
+    tl.debug_barrier()
+    return products(x, y, p, q, PRECISION)

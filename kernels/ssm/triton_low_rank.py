@@ -13,8 +13,8 @@ import triton.language as tl
 
 from ..common.triton_sequences import line_of, sequence
 from ..common.triton_states import last_of, load_state, store_state
+from .triton_chunks import apart_dot as dot
 from .triton_chunks import (
-    dot,
     factors,
     factors_after,
     factors_before,

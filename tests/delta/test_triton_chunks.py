@@ -11,8 +11,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-import triton as compiler  # noqa: E402
-import triton.language as tl  # noqa: E402
 from fastiter.kernels.delta import triton_chunks as kernels  # noqa: E402
 from fastiter.kernels.delta import triton_chunks_gradient as gradient_kernels  # noqa: E402
 
@@ -23,6 +21,7 @@ from fastiter.delta._torch.ops import DeltaBackward, DeltaForward, sizes_of  # n
 from tests.delta.calls import DeltaInputs, delta_inputs, specified  # noqa: E402
 from tests.delta.test_triton import check, gpu_kernels  # noqa: E402, F401
 from tests.delta.torch_calls import specified as specified_gradients  # noqa: E402
+from tests.support.bfloat16_dots import rounded_dot  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -45,24 +44,12 @@ def test_float32(B: int, T: int, N: int, K: int, V: int, M: int | None, gated: b
     check(device, B, T, N, K, V, np.float32, M, gated, cut)
 
 
-@compiler.jit
-def _rounded_dot(a, b, PRECISION: tl.constexpr):
-    """Round the operands to the nearest bfloat16, as the kernels' dot does on a card.
-
-    The interpreter truncates when it converts to bfloat16, and its dot interprets bfloat16 bits as integers. The upper
-    8 of 24 bits are computed by Veltkamp's splitting.
-    """
-    a, b = a.to(tl.float32), b.to(tl.float32)
-    shifted_a, shifted_b = a * 65537.0, b * 65537.0
-    return tl.dot(shifted_a - (shifted_a - a), shifted_b - (shifted_b - b), input_precision="ieee")
-
-
 @pytest.fixture
 def halves(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Any], ...]]:
     """Return a function that maps a dtype and sizes to (outputs and gradients, the same from the specification)."""
     if device == "cpu":
-        monkeypatch.setattr(kernels, "dot", _rounded_dot)
-        monkeypatch.setattr(gradient_kernels, "dot", _rounded_dot)
+        monkeypatch.setattr(kernels, "dot", rounded_dot)
+        monkeypatch.setattr(gradient_kernels, "dot", rounded_dot)
 
     def call(dtype: Any, T: int, K: int, V: int, M: int | None, gated: bool) -> tuple[list[Any], ...]:
         inputs = delta_inputs(1, T, 1, K, V, np.float32, M=M, gated=gated)
@@ -120,8 +107,8 @@ def test_heads_in_parts_and_every_run_have_the_same_bits(
 ) -> None:
     """If not all states fit into the scratch memory, heads are processed in parts; in 16 bits from the saved states."""
     if device == "cpu":
-        monkeypatch.setattr(kernels, "dot", _rounded_dot)
-        monkeypatch.setattr(gradient_kernels, "dot", _rounded_dot)
+        monkeypatch.setattr(kernels, "dot", rounded_dot)
+        monkeypatch.setattr(gradient_kernels, "dot", rounded_dot)
     arrays = delta_inputs(1, 33 if dtype == torch.float32 else 65, 3, 4, 3, np.float32)  # two chunks
     q, k, v, beta, state, decay = (None if x is None else torch.from_numpy(np.array(x)).to(device) for x in arrays)
     q, k, v, beta, decay = (None if x is None else x.to(dtype) for x in (q, k, v, beta, decay))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from tests.ssm.attention_variants import BF16, DOUBLE, FLOAT, constants, variant
+from tests.ssm.attention_variants import BF16, DOUBLE, FLOAT, HALF, OWN, SHARED, THREE, constants, variant
 
 #: Products of three TF32 numbers exist on NVIDIA only.
 NVIDIA = [
-    variant("states", FLOAT, "", "reset"),
-    variant("states", BF16, "saved last", "starts owner", SPLIT=True),
-    variant("states", DOUBLE, "saved", "lengths"),
+    variant("states", FLOAT, "totals", "reset"),
+    variant("states", SHARED, "totals saved", "lengths", wide=True),
+    variant("states", HALF, "totals", "reset"),
+    variant("states", OWN, "decay", ""),
+    variant("states", THREE, "totals saved last", "starts owner", SPLIT=True),
+    variant("states", DOUBLE, "totals saved", "lengths"),
     variant("weights", ("fp32", constants("fp32", 128, 128, True)), "bonus", "lengths"),
-    variant("weights", BF16, "", "starts owner reset"),
+    variant("weights", THREE, "", "starts owner reset"),
     variant("fwd", FLOAT, "bonus weights", "reset"),
-    variant("fwd", BF16, "", "starts owner"),
-    variant("fwd", ("bf16", constants("bf16", 128, 128, False)), "bonus weights", ""),
+    variant("fwd", BF16, "decay", "starts owner"),
+    variant("fwd", OWN, "bonus decay", ""),
+    variant("fwd", SHARED, "bonus weights", "", wide=True),
+    variant("fwd", HALF, "weights", "reset"),
+    variant("fwd", THREE, "", "starts owner"),
     variant("fwd", DOUBLE, "bonus weights", "lengths"),
 ]
+COUNTED = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.ssm.attention_variants import BF16, DOUBLE, FLOAT, STORED
+from tests.ssm.attention_variants import DOUBLE, FLOAT, STORED, THREE, tile_constants
 
 _SQUARES = "inverse products"
 _MEMORY = {
@@ -28,28 +28,29 @@ def _variant(kernel: str, typed: tuple[str, dict[str, Any]], absent: str, cut: s
     if kernel == "bwd":
         signature["scale"] = "fp64"
     names = ["K", "V", "BK", "BV", "C", "VECTOR", "LOG", "STATE", "PRECISION"]
-    chosen = {name: constants[name] for name in names + ["TILE"] * (kernel == "fwd")} | {"BV": 16}
+    tiled, options = tile_constants(f"low_rank_{kernel}", constants)
+    chosen = {name: (constants | tiled)[name] for name in names + ["TILE"] * (kernel == "fwd")}
     chosen |= {name: None for name in (*memory.split(), *flags) if name not in signature}
-    return f"low_rank_{kernel}_kernel", signature, chosen, {"num_warps": constants["WARPS"], "enable_fp_fusion": True}
+    return f"low_rank_{kernel}_kernel", signature, chosen, options
 
 
 def _inverse(typed: tuple[str, dict[str, Any]], transposed: bool) -> tuple[Any, ...]:
     state = f"*{'fp64' if typed[0] == 'fp64' else 'fp32'}"
-    signature = dict.fromkeys(f"weights others {_SQUARES}".split(), state)
-    chosen = {"C": typed[1]["C"], "TRANSPOSED": transposed, "PRECISION": typed[1]["PRECISION"]}
-    options = {"num_warps": typed[1]["WARPS"], "enable_fp_fusion": True}
+    signature = dict.fromkeys(f"weights others {_SQUARES}".split(), f"{state}")
+    tiled, options = tile_constants("low_rank_inverse_fwd", typed[1])
+    chosen = {"C": tiled["C"], "TRANSPOSED": transposed, "PRECISION": typed[1]["PRECISION"]}
     return "low_rank_inverse_fwd_kernel", signature, chosen, options
 
 
 #: Products of three TF32 numbers exist on NVIDIA only.
 NVIDIA = [
     _inverse(FLOAT, False),
-    _inverse(BF16, True),
+    _inverse(THREE, True),
     _inverse(DOUBLE, True),
     _variant("fwd", FLOAT, "saved", "reset"),
-    _variant("fwd", BF16, "", "starts"),
+    _variant("fwd", THREE, "", "starts"),
     _variant("fwd", DOUBLE, "", "lengths"),
     _variant("bwd", FLOAT, "", "reset"),
-    _variant("bwd", BF16, "", "starts"),
+    _variant("bwd", THREE, "", "starts"),
     _variant("bwd", DOUBLE, "d_o", "lengths"),
 ]

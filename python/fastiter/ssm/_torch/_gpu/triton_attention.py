@@ -31,7 +31,7 @@ def states_of(
     split = last is None
     lines = problem.cut.lines(GPU_TILE) if split else problem.cut.sequences
     signals = {"k": problem.k, "v": problem.v, "decay": problem.decay}
-    others = {"source": source, "states": states, "saved": saved, "last": last}
+    others = {"totals": problem.totals, "source": source, "states": states, "saved": saved, "last": last}
     named = zip(("from_line", "saved_line", "to_line"), (source, saved, last), strict=True)
     apart = {name: 0 if x is None else x.stride(0) for name, x in named}
     arguments = {**signals, **others, **problem.cut.memory(GPU_TILE), **strides(**signals), **apart, "SPLIT": split}
@@ -41,7 +41,7 @@ def states_of(
 
 def weights_of(problem: Problem) -> Tensor:
     """Return the weights of the values in the outputs within every chunk, (lines, N, C, C)."""
-    lines, heads, steps = problem.cut.lines(problem.tile.steps), problem.v.shape[2], problem.tile.steps
+    lines, heads, steps = problem.cut.lines(problem.steps), problem.v.shape[2], problem.steps
     weights = problem.new(lines, heads, steps, steps)
     signals = {"q": problem.q, "k": problem.k, "decay": problem.decay}
     others = {"bonus": problem.bonus, "weights": weights, "scale": problem.scale}
@@ -50,11 +50,26 @@ def weights_of(problem: Problem) -> Tensor:
     return weights
 
 
+def by_levels(part: Problem) -> Problem:
+    """Return the problem with queries and keys that contain the decays within their chunks, and with the weights."""
+    heads, steps, keys = part.v.shape[2], part.steps, part.sizes[0]
+    lines = part.cut.lines(steps)
+    weights = part.new(lines, heads, steps, steps, dtype=part.stored)
+    reads, writes = (part.new(*part.v.shape[:3], keys, dtype=part.stored) for _ in range(2))
+    totals = part.new(lines, heads, keys)
+    signals = {"q": part.q, "k": part.k, "decay": part.decay, "reads": reads, "writes": writes}
+    others = {"bonus": part.bonus, "weights": weights, "totals": totals, "scale": part.scale}
+    arguments = {**signals, **others, **part.cut.memory(steps), **strides(**signals)}
+    run("levels_fwd", part, lines * heads, arguments, "heads per_key K BK C BEFORE LEVELS LOG STATE PRECISION")
+    cut = part.cut._replace(reset=None, reset_row=0)
+    return part._replace(q=reads, k=writes, decay=None, cut=cut, totals=totals, weights=weights)
+
+
 def outputs_of(part: Problem, states: Tensor | None, o: Tensor) -> None:
     """Compute o from the states before all chunks; None means zeros."""
-    steps = part.tile.steps
+    steps = part.steps
     signals = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay}
-    weights = weights_of(part) if part.vector else None
+    weights = weights_of(part) if part.vector and part.weights is None else part.weights
     others = {"bonus": part.bonus, "states": states, "weights": weights, "o": o, "scale": part.scale}
     arguments = {**signals, **others, **part.cut.memory(steps), **strides(**signals, o=o)}
     programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("fwd")[1]
@@ -70,23 +85,24 @@ def forward(call: AttentionForward) -> list[Tensor]:
     first = contiguous(call.state)
     for own, part in problem.parts(1):
         o, last, saved = outputs[0][:, :, own], outputs[1][:, own], outputs[2][:, own] if call.save else None
-        states = part.new(part.cut.lines(part.tile.steps), part.v.shape[2], *part.sizes)
-        states_of(part, None if first is None else first[:, own], states, saved, last)
-        outputs_of(part, states, o)
+        states = part.new_states()
+        prepared = by_levels(part) if part.vector and part.rounded else part
+        states_of(prepared, None if first is None else first[:, own], states, saved, last)
+        outputs_of(prepared, states, o)
     return outputs
 
 
 def states_for(part: Problem, saved: Tensor | None) -> Tensor:
     """Return the states before all chunks, computed from those before all tiles; None means zeros."""
-    states = part.new(part.cut.lines(part.tile.steps), part.v.shape[2], *part.sizes)
+    states = part.new_states()
     states_of(part, saved, states, None, None)
     return states
 
 
 def _state_gradients(part: Problem, d_o: Tensor | None, dlast: Tensor | None, dfirst: Tensor | None) -> Tensor:
     """Return the gradients of the states after all chunks, without their chunks' own outputs; write the first."""
-    heads, steps = part.v.shape[2], part.tile.steps
-    dstates = part.new(part.cut.lines(steps), heads, *part.sizes)
+    heads, steps = part.v.shape[2], part.steps
+    dstates = part.new_states()
     signals = {"q": part.q, "decay": part.decay, "d_o": d_o}
     others = {"dlast": dlast, "dstates": dstates, "dfirst": dfirst, "scale": part.scale}
     apart = {"from_line": 0 if dlast is None else dlast.stride(0), "to_line": 0 if dfirst is None else dfirst.stride(0)}
@@ -99,7 +115,7 @@ def _state_gradients(part: Problem, d_o: Tensor | None, dlast: Tensor | None, df
 
 def value_gradients(part: Problem, d_o: Tensor | None, dstates: Tensor | None, dv: Tensor) -> None:
     """Compute dv from the gradients of the states after all chunks; None means zeros."""
-    steps = part.tile.steps
+    steps = part.steps
     signals = {"q": part.q, "k": part.k, "decay": part.decay, "d_o": d_o}
     weights = None if d_o is None or not part.vector else weights_of(part)
     others = {"bonus": part.bonus, "dstates": dstates, "weights": weights, "dv": dv, "scale": part.scale}
@@ -123,7 +139,7 @@ class KeyGradients(NamedTuple):
         dq, dk = part.new(*shape, keys), part.new(*shape, keys)
         own = (*shape, keys) if part.vector else (part.blocks("bwd_keys")[0], *shape)
         ddecay = part.new(*own) if needs_decay else None
-        dbonus = part.new(part.cut.lines(part.tile.steps), shape[2], keys) if needs_bonus else None
+        dbonus = part.new(part.cut.lines(part.steps), shape[2], keys) if needs_bonus else None
         if part.cut.lengths is not None:
             for x in (dq, dk, ddecay):
                 if x is not None:
@@ -135,7 +151,7 @@ def key_gradients(
     part: Problem, d_o: Tensor | None, states: Tensor | None, dstates: Tensor | None, to: KeyGradients
 ) -> None:
     """Compute the gradients that are sums over columns, from states before and after all chunks; None means zeros."""
-    steps = part.tile.steps
+    steps = part.steps
     signals = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay, "d_o": d_o}
     shared = to.ddecay is not None and not part.vector
     gradients = {"dq": to.dq, "dk": to.dk, "ddecay": to.ddecay[0] if shared and to.ddecay is not None else to.ddecay}
@@ -164,6 +180,8 @@ def backward(call: AttentionBackward) -> list[Tensor]:
     """Implement the backward op on a GPU."""
     gradients = empty_gradients(call)
     problem = problem_of("linear_attention", call)
+    if problem.rounded:
+        problem = problem._replace(precision="tf32x3")
     d_o = None if call.dout is None else unit_stride(call.dout)
     dlast, saved = contiguous(call.dlast), contiguous(call.states)
     dv, dfirst = gradients[2], gradients[5]

@@ -15,11 +15,16 @@ from ..ops import GPU_TILE, computed, count_of, plain
 
 #: Bytes of scratch memory for the states before the chunks; calls that need more process the heads in several parts.
 SCRATCH = 1 << 29
+#: Precisions of products that round their operands to that of signals of 16 bits, and the steps of their chunks
+ROUNDED, LONG = ("bf16", "tf32"), GPU_TILE
+#: The precision of products by the dtype of the queries: TF32 has the 11 bits of float16, and the range of float32.
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "tf32"}
 #: Kernels that are not in triton_attention.py
 _MODULES = {
     "bwd_states": "triton_attention_gradient",
     "bwd_values": "triton_attention_gradient",
     "bwd_keys": "triton_attention_keys",
+    "levels_fwd": "triton_attention_levels",
     "low_rank_inverse_fwd": "triton_low_rank",
     "low_rank_fwd": "triton_low_rank",
     "low_rank_bwd": "triton_low_rank",
@@ -66,18 +71,42 @@ def cut_of(function: str, call: Any) -> Cut:
 
 
 class Tile(NamedTuple):
-    """Steps per chunk; rows and columns of the state for each program, and its warps."""
+    """Steps per chunk; rows and columns of the state for each program, its warps, and its loads ahead, if any."""
 
     steps: int
     rows: int
     columns: int
     warps: int
+    stages: int | None = 2
+
+
+def tile_of(kernel: str, precision: str, double: bool, vector: bool, sizes: tuple[int, int]) -> Tile:
+    """Return the tile of a kernel for states of ``sizes``, with which it does not spill."""
+    if precision in ROUNDED:
+        tile, narrow = Tile(LONG, 64, 64, 4, 3), precision == "bf16"
+        if kernel == "fwd":
+            tile = Tile(LONG, 64 if narrow else 32, 64, 4 if narrow else 8)
+        elif kernel == "levels_fwd":
+            tile = Tile(LONG, 64 if narrow else 32, 64, 8)
+    else:
+        rows, columns = (16, 16) if double else (32, 32) if precision == "tf32x3" else (16, 32)
+        tile = Tile(16 if vector or double else 32, rows, columns, 8 if double else 4)
+        if kernel == "bwd_keys":  # needs the most registers
+            tile = tile._replace(rows=16, columns=16, warps=4 if vector else 8)
+        elif kernel.startswith("low_rank"):  # has the fewest programs
+            tile = tile._replace(columns=16)
+        if kernel.startswith(("bwd", "low_rank")):
+            tile = tile._replace(stages=None)
+    keys, values = (max(16, 1 << (x - 1).bit_length()) for x in sizes)
+    return tile._replace(rows=min(keys, tile.rows), columns=min(values, tile.columns))
 
 
 class Problem(NamedTuple):
     """The arguments that forward and backward pass share; signals have a last axis of unit stride.
 
     With ``before``, queries read the state before the step; they read what the step itself writes only with the bonus.
+    ``precision`` is that of products: "ieee", "tf32x3", "tf32" or "bf16". With ``totals``, the products of the decays
+    of all chunks, q and k contain the decays within a chunk, and ``weights`` what its queries read of its values.
     """
 
     q: Tensor
@@ -89,6 +118,9 @@ class Problem(NamedTuple):
     scale: float
     cut: Cut
     before: bool
+    precision: str
+    totals: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -98,28 +130,21 @@ class Problem(NamedTuple):
     @property
     def vector(self) -> bool:
         """Whether each row of the state has its own decay."""
-        return self.decay is not None and self.decay.dim() == 4
+        return self.totals is not None or (self.decay is not None and self.decay.dim() == 4)
 
     @property
-    def narrow(self) -> bool:
-        """Whether q has 16 bits, so that products use the tensor cores, each as three TF32 products."""
-        return self.q.dtype.itemsize == 2
+    def rounded(self) -> bool:
+        """Whether operands of products are rounded to the precision of the signals, in chunks of 64 steps."""
+        return self.precision in ROUNDED
 
     @property
-    def tile(self) -> Tile:
-        """The sizes of the kernels' tiles, with which no kernel spills."""
-        keys, values = (max(16, 1 << (x - 1).bit_length()) for x in self.sizes)
-        double = self.v.dtype == torch.float64
-        rows, columns = (16, 16) if double else (32, 32) if self.narrow else (16, 32)
-        steps = 16 if self.vector or double else 32
-        return Tile(steps, min(keys, rows), min(values, columns), 8 if double else 4)
+    def steps(self) -> int:
+        """The steps of a chunk, which all kernels of a problem share."""
+        return self.tile_of("states").steps
 
     def tile_of(self, kernel: str) -> Tile:
-        """Return the tile of a kernel: bwd_keys needs the most registers, low_rank the most programs."""
-        tile = self.tile
-        if kernel != "bwd_keys":
-            return tile._replace(columns=16) if kernel.startswith("low_rank") else tile
-        return tile._replace(rows=16, columns=16, warps=4 if self.vector else 8)
+        """Return the tile of a kernel."""
+        return tile_of(kernel, self.precision, self.v.dtype == torch.float64, self.vector, self.sizes)
 
     def blocks(self, kernel: str) -> tuple[int, int]:
         """Return the numbers of blocks of rows and of columns of a state."""
@@ -131,11 +156,16 @@ class Problem(NamedTuple):
         """The dtype of the arithmetic."""
         return computed(self.v.dtype)
 
+    @property
+    def stored(self) -> torch.dtype:
+        """The dtype of what is stored between kernels to be rounded by products."""
+        return torch.bfloat16 if self.precision == "bf16" else self.state
+
     def parts(self, states: int) -> Iterator[tuple[slice, Problem]]:
         """Yield slices of the heads and their problems, such that states before all chunks fit in the scratch."""
         heads, per_key = self.v.shape[2], self.v.shape[2] // self.q.shape[2]
         keys, values = self.sizes
-        each = states * self.cut.lines(self.tile.steps) * keys * values * self.state.itemsize * per_key
+        each = states * self.cut.lines(self.steps) * keys * values * self.stored.itemsize * per_key
         step = max(1, SCRATCH // max(each, 1)) * per_key
         for first in range(0, heads, step):
             own = slice(first, min(first + step, heads))
@@ -145,9 +175,13 @@ class Problem(NamedTuple):
             bonus = None if self.bonus is None else self.bonus[own]
             yield own, self._replace(q=q, k=k, v=self.v[:, :, own], decay=decay, bonus=bonus)
 
-    def new(self, *shape: int) -> Tensor:
-        """Return uninitialised scratch memory in the dtype of the arithmetic."""
-        return self.v.new_empty(shape, dtype=self.state)
+    def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return uninitialised scratch memory, by default in the dtype of the arithmetic."""
+        return self.v.new_empty(shape, dtype=dtype or self.state)
+
+    def new_states(self) -> Tensor:
+        """Return uninitialised scratch memory for a state at each chunk."""
+        return self.new(self.cut.lines(self.steps), self.v.shape[2], *self.sizes, dtype=self.stored)
 
 
 def problem_of(function: str, call: Any) -> Problem:
@@ -157,7 +191,8 @@ def problem_of(function: str, call: Any) -> Problem:
         decay = unit_stride(decay)
     signals = (unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), decay)
     bonus = contiguous(call.bonus)
-    return Problem(*signals, bonus, call.form == 1, call.scale, cut_of(function, call), bonus is not None)
+    cut, precision = cut_of(function, call), _PRECISIONS.get(call.q.dtype, "ieee")
+    return Problem(*signals, bonus, call.form == 1, call.scale, cut, bonus is not None, precision)
 
 
 def strides(**signals: Tensor | None) -> dict[str, int]:
@@ -189,7 +224,8 @@ def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any],
         "VECTOR": problem.vector,
         "LOG": problem.is_log,
         "STATE": tl.float64 if double else tl.float32,
-        "PRECISION": "tf32x3" if problem.narrow else "ieee",
+        "LEVELS": tile.steps.bit_length() - 1,
+        "PRECISION": problem.precision,
     }
     heads = problem.v.shape[2]
     every = {**constants, "heads": heads, "per_key": heads // problem.q.shape[2]}
@@ -197,4 +233,5 @@ def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any],
     with launch.on(problem.v):
         family = "" if module == "triton_low_rank" else "attention_"
         function = getattr(launch.triton_kernels("linear_attention", f"ssm/{module}"), f"{family}{kernel}_kernel")
-        function[(programs,)](**arguments, **chosen, num_warps=tile.warps, enable_fp_fusion=True)
+        options = {"num_warps": tile.warps} | ({"num_stages": tile.stages} if tile.stages else {})
+        function[(programs,)](**arguments, **chosen, **options, enable_fp_fusion=True)

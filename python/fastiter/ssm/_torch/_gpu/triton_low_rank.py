@@ -53,7 +53,8 @@ def _pairs_of(call: Any) -> _Pairs:
     q, k, v, a, b = (unit_stride(x) for x in (call.q, call.k, call.v, call.a, call.b))
     if per_key > 1:
         q, k = (x.repeat_interleave(per_key, 2) for x in (q, k))
-    first = Problem(q, k, v, decay, None, call.form == 1, call.scale, cut_of("dplr_delta_rule", call), False)
+    cut, precision = cut_of("dplr_delta_rule", call), "tf32x3" if q.dtype.itemsize == 2 else "ieee"
+    first = Problem(q, k, v, decay, None, call.form == 1, call.scale, cut, False, precision)
     late = first._replace(q=a, scale=1.0, before=True)
     return _Pairs(first, first._replace(k=b), late, late._replace(k=b))
 
@@ -69,20 +70,16 @@ def _solve(pairs: _Pairs, others: Tensor, transposed: bool) -> tuple[Tensor, Ten
 
 
 def _memory(problem: Problem) -> dict[str, Any]:
-    memory = problem.cut.memory(problem.tile.steps)
+    memory = problem.cut.memory(problem.steps)
     del memory["owner"]
     return memory
-
-
-def _new_states(problem: Problem) -> Tensor:
-    return problem.new(problem.cut.lines(problem.tile.steps), problem.v.shape[2], *problem.sizes)
 
 
 def _forward_part(pairs: _Pairs, o: Tensor, w: Tensor, last: Tensor, saved: Tensor | None) -> None:
     """Compute the outputs of some heads; ``last`` initially contains the initial states."""
     first = pairs.q_k
     inverse, products = _solve(pairs, weights_of(pairs.a_k), False)
-    states = _new_states(first)
+    states = first.new_states()
     signals = {"k": first.k, "v": first.v, "decay": first.decay, "a": pairs.a_k.q, "b": pairs.q_b.k, "w": w}
     others = {"inverse": inverse, "products": products, "state": last, "states": states, "saved": saved}
     apart = {"state_line": last.stride(0), "saved_line": 0 if saved is None else saved.stride(0)}
@@ -118,7 +115,7 @@ def _w_gradients(pairs: _Pairs, d_o: Tensor | None, dw: Tensor, dstate: Tensor) 
     """Return the gradients of the states after all chunks; ``dstate`` is updated from the last to the first states'."""
     first = pairs.q_k
     inverse, products = _solve(pairs, weights_of(pairs.q_b), True)
-    dstates = _new_states(first)
+    dstates = first.new_states()
     signals = {"q": first.q, "decay": first.decay, "a": pairs.a_k.q, "b": pairs.q_b.k, "d_o": d_o, "dw": dw}
     others = {"inverse": inverse, "products": products, "dstate": dstate, "dstates": dstates, "scale": first.scale}
     arguments = {**signals, **others, **_memory(first), **strides(**signals), "state_line": dstate.stride(0)}
