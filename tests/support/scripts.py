@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-#: What many programs import, some of it late: an optimizer of torch imports torch._dynamo with its first step, and
+#: Modules that many programs import, some late: a torch optimizer imports torch._dynamo with its first step, and
 #: torch.autograd.grad the symbolic shapes. Those that are not installed are left out.
 PRELOADED = ["torch", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch.distributed.tensor.parallel"]
 PRELOADED += ["matplotlib.pyplot", "matplotlib.backends.backend_agg", "scipy.optimize", "scipy.sparse.linalg"]
