@@ -43,35 +43,37 @@ def assert_same(fast: Any, function: Any, inputs: list[Any]) -> None:
         assert torch.equal(a, e)
 
 
-def test_recurrences_without_implicit_fallbacks(explicit: Any) -> None:
-    """A graph of all cells: compiling takes seconds."""
+def recurrences(inputs: tuple[Any, ...], cells: list[tuple[str, str]], counts: list[int]) -> list[Any]:
+    """Run all cells, each on the next of the inputs, of which there are these numbers."""
+    found, rest = [], inputs
+    for (cell, activation), count in zip(cells, counts, strict=True):
+        (wx, r, b, *state), rest = rest[:count], rest[count:]
+        h, last, states = run(cell, activation, Leaves(wx, r, b, tuple(state)))
+        found += [h, *last, *states[1:]]
+    return found
+
+
+def test_ops_without_implicit_fallbacks(explicit: Any) -> None:
+    """A graph of all cells and of other ops: compiling takes seconds."""
     cells = [which for which in RNN_CELLS if which[1] != "relu"]
-    given = [leaves(rnn_inputs(cell, 3, 5, 2, 5, np.float32)).all() for cell, _ in cells]
-    counts = [len(its) for its in given]
-
-    def function(*inputs: Any) -> list[Any]:
-        found, rest = [], inputs
-        for (cell, activation), count in zip(cells, counts, strict=True):
-            (wx, r, b, *state), rest = rest[:count], rest[count:]
-            h, last, states = run(cell, activation, Leaves(wx, r, b, tuple(state)))
-            found += [h, *last, *states[1:]]
-        return found
-
-    assert_same(of_inductor(function), function, [x for its in given for x in its])
-
-
-def test_other_ops_without_implicit_fallbacks(explicit: Any) -> None:
+    of_cells = [leaves(rnn_inputs(cell, 3, 5, 2, 5, np.float32)).all() for cell, _ in cells]
+    counts = [len(its) for its in of_cells]
     randn, pattern = torch.randn, (torch.arange(4), torch.arange(3))  # a diagonal matrix
 
-    def function(x: Any, weight: Any, bias: Any, a: Any, b: Any, y: Any, values: Any, c: Any) -> list[Any]:
+    def function(
+        x: Any, weight: Any, bias: Any, a: Any, b: Any, y: Any, values: Any, c: Any, *inputs: Any
+    ) -> list[Any]:
         solution = fastiter.torch.relax.sor((*pattern, values), c, rtol=1e-4).value
         relaxed = fastiter.torch.relax.sweeps((*pattern, values), c, solution, omega=1.1, sweeps=2)
         rounded = fastiter.torch.quant.quantize(y, "fixed<8,4>")
-        return [linear(x, weight, bias), fastiter.torch.linear_scan(a, b)[0], rounded, relaxed]
+        found = [linear(x, weight, bias), fastiter.torch.linear_scan(a, b)[0], rounded, relaxed]
+        return found + recurrences(inputs, cells, counts)
 
     given = [randn(2, 5, 3), randn(7, 3), randn(7), torch.rand(2, 6, 4), randn(2, 6, 4), randn(3, 8)]
     given += [torch.rand(3).add(1), randn(3)]
-    assert_same(of_inductor(function), function, [x.requires_grad_() for x in given])
+    assert_same(
+        of_inductor(function), function, [x.requires_grad_() for x in given] + [x for its in of_cells for x in its]
+    )
 
 
 def test_every_op_is_registered_with_inductor() -> None:
