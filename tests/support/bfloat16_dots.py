@@ -10,7 +10,6 @@ from typing import Any
 
 import triton
 import triton.language as tl
-
 from fastiter.kernels.ssm import triton_attention, triton_attention_levels, triton_chunks
 
 _exact = triton_chunks.dot

@@ -19,7 +19,7 @@ from fastiter.ssm._torch._gpu import cuda_selective as cuda  # noqa: E402
 from fastiter.ssm._torch._gpu import selective_kernels  # noqa: E402
 from tests.gpu.host import host  # noqa: E402
 from tests.ssm.calls import assert_near, scan_inputs, specified, specified_gradients  # noqa: E402
-from tests.ssm.scan_checks import check  # noqa: E402
+from tests.ssm.gpu.scan_checks import check  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402
 
 scan = fastiter.torch.ssm.selective_scan

@@ -21,7 +21,7 @@ from fastiter.ssm._torch import functional as functions  # noqa: E402
 from fastiter.ssm._torch import ops  # noqa: E402
 from fastiter.ssm._torch._gpu import triton_selective as triton  # noqa: E402
 from tests.ssm.calls import assert_near, scan_inputs, specified, specified_gradients  # noqa: E402
-from tests.ssm.scan_checks import check  # noqa: E402
+from tests.ssm.gpu.scan_checks import check  # noqa: E402
 from tests.ssm.test_arrays import step_inputs, stepped  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402
 

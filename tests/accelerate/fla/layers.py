@@ -1,4 +1,4 @@
-"""python -m tests.accelerate.fla_layers: accelerate on the layers and a model of flash-linear-attention, on the CPU.
+"""python -m tests.accelerate.fla.layers: accelerate on the layers and a model of flash-linear-attention, on the CPU.
 
 The tests run it in a separate process, as transformers uses GPU kernels from fla if it can be imported.
 """
@@ -16,32 +16,32 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fastiter.torch import accelerate
-from tests.accelerate import fla_equations
-from tests.accelerate.fla_functions import check_functions
+from tests.accelerate.fla import equations
+from tests.accelerate.fla.functions import check_functions
 from tests.support.reports import report_of, restored_names
 
 #: Layers by their classes in fla: their equations, and their options
 LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "GatedDeltaNet": (fla_equations.gated_delta_net, {"head_dim": 8, "num_heads": 2, "num_v_heads": 4}),
-    "DeltaNet": (fla_equations.delta_net, {"num_heads": 2, "use_gate": True}),
-    "GatedLinearAttention": (fla_equations.gated_linear_attention, {"num_heads": 2, "use_short_conv": True}),
-    "SimpleGatedLinearAttention": (fla_equations.gated_linear_attention, {"num_heads": 2, "fuse_norm": False}),
-    "KimiDeltaAttention": (fla_equations.kimi_delta_attention, {"head_dim": 8, "num_heads": 2}),
-    "GatedDeltaProduct": (fla_equations.gated_delta_product, {"head_dim": 8, "num_heads": 2}),
-    "LinearAttention": (fla_equations.linear_attention, {"num_heads": 2}),
-    "MultiScaleRetention": (fla_equations.retention, {"num_heads": 2}),
-    "HGRNAttention": (fla_equations.hgrn, {"use_short_conv": True}),
-    "HGRN2Attention": (fla_equations.hgrn2, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
-    "RWKV6Attention": (fla_equations.rwkv6, {"num_heads": 2}),
-    "RWKV7Attention": (fla_equations.rwkv7, {"head_dim": 8, "num_hidden_layers": 2, "layer_idx": 1}),
-    "GatedDeltaNet2": (fla_equations.gated_delta_net_2, {"head_dim": 8, "num_heads": 2, "num_v_heads": 4}),
-    "Comba": (fla_equations.comba, {"head_dim": 8, "num_heads": 2}),
-    "LightNetAttention": (fla_equations.light_net, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
-    "GatedSlotAttention": (fla_equations.gated_slots, {"num_heads": 2, "num_slots": 3}),
-    "Mamba": (fla_equations.mamba, {"state_size": 4, "intermediate_size": 24}),
-    "Mamba2": (fla_equations.mamba2, {"state_size": 4, "head_dim": 8, "n_groups": 2, "dt_limit": (0.1, 1.0)}),
-    "BasedLinearAttention": (fla_equations.based, {"num_heads": 2, "num_key_value_heads": 2, "feature_dim": 4}),
-    "ReBasedLinearAttention": (fla_equations.rebased, {"num_heads": 2, "num_key_value_heads": 2, "feature_dim": 4}),
+    "GatedDeltaNet": (equations.gated_delta_net, {"head_dim": 8, "num_heads": 2, "num_v_heads": 4}),
+    "DeltaNet": (equations.delta_net, {"num_heads": 2, "use_gate": True}),
+    "GatedLinearAttention": (equations.gated_linear_attention, {"num_heads": 2, "use_short_conv": True}),
+    "SimpleGatedLinearAttention": (equations.gated_linear_attention, {"num_heads": 2, "fuse_norm": False}),
+    "KimiDeltaAttention": (equations.kimi_delta_attention, {"head_dim": 8, "num_heads": 2}),
+    "GatedDeltaProduct": (equations.gated_delta_product, {"head_dim": 8, "num_heads": 2}),
+    "LinearAttention": (equations.linear_attention, {"num_heads": 2}),
+    "MultiScaleRetention": (equations.retention, {"num_heads": 2}),
+    "HGRNAttention": (equations.hgrn, {"use_short_conv": True}),
+    "HGRN2Attention": (equations.hgrn2, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
+    "RWKV6Attention": (equations.rwkv6, {"num_heads": 2}),
+    "RWKV7Attention": (equations.rwkv7, {"head_dim": 8, "num_hidden_layers": 2, "layer_idx": 1}),
+    "GatedDeltaNet2": (equations.gated_delta_net_2, {"head_dim": 8, "num_heads": 2, "num_v_heads": 4}),
+    "Comba": (equations.comba, {"head_dim": 8, "num_heads": 2}),
+    "LightNetAttention": (equations.light_net, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
+    "GatedSlotAttention": (equations.gated_slots, {"num_heads": 2, "num_slots": 3}),
+    "Mamba": (equations.mamba, {"state_size": 4, "intermediate_size": 24}),
+    "Mamba2": (equations.mamba2, {"state_size": 4, "head_dim": 8, "n_groups": 2, "dt_limit": (0.1, 1.0)}),
+    "BasedLinearAttention": (equations.based, {"num_heads": 2, "num_key_value_heads": 2, "feature_dim": 4}),
+    "ReBasedLinearAttention": (equations.rebased, {"num_heads": 2, "num_key_value_heads": 2, "feature_dim": 4}),
 }
 WITHOUT_CACHE = ("BasedLinearAttention", "ReBasedLinearAttention")
 #: Layers that run one step at a time after a prompt

@@ -17,4 +17,4 @@ def test_layers_of_flash_linear_attention() -> None:
         importlib.metadata.version("flash-linear-attention")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("needs flash-linear-attention")
-    run_script("tests.accelerate.fla_layers")
+    run_script("tests.accelerate.fla.layers")
