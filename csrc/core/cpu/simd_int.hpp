@@ -72,7 +72,7 @@ FASTITER_INLINE vec16 mul_high(vec16 a, vec16 b) {
 #endif
 }
 
-// (a b + 2^14) >> 15: the nearest integer to a b / 2^15, ties up; not for a = b = -2^15
+// (a b + 2^14) >> 15: the nearest integer to a b / 2^15, ties up; -2^15 for a = b = -2^15, as sums that wrap need it
 FASTITER_INLINE vec16 mul_rounded(vec16 a, vec16 b) {
 #if defined(__AVX512F__)
     return (vec16)_mm512_mulhrs_epi16((__m512i)a, (__m512i)b);
@@ -82,7 +82,8 @@ FASTITER_INLINE vec16 mul_rounded(vec16 a, vec16 b) {
     const vec<uint16_t> low = (vec<uint16_t>)mul_mod<int16_t>(a, b), high = (vec<uint16_t>)mul_high(a, b);
     return (vec16)((high + high + (low >> 15)) + ((low >> 14) & 1));
 #elif defined(__aarch64__)
-    return (vec16)vqrdmulhq_s16((int16x8_t)a, (int16x8_t)b);
+    // vqrdmulh would saturate.
+    return (vec16)vrshrn_high_n_s32(vrshrn_n_s32(products_low(a, b), 15), products_high(a, b), 15);
 #else
     return narrowed((widened(a) * widened(b) + (1 << 14)) >> 15);
 #endif
