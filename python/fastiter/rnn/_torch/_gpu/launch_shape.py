@@ -157,7 +157,7 @@ def shape(
 def tagged(problem: Problem, its: Plan, in_registers: int) -> Plan | None:
     """Return the forward launch with packets with tags instead of a barrier, or None if its numbers allow none.
 
-    In kernels/rnn/tiles.cuh a packet has 7 units, so that the vectors and the blocks are more by an eighth.
+    In kernels/rnn/tiles.cuh a packet has 7 units, so that vectors are longer and blocks more numerous, by a seventh.
     """
     if problem.backward:
         return None
