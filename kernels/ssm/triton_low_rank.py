@@ -3,7 +3,8 @@
 Once w is known, this is linear attention that writes and reads twice per step. In a chunk w = (I - L)^-1 (M v + A S),
 where S is the state before the chunk, A is a times the decays since the start of the chunk, and L and M (C, C) are the
 weights with which a reads b w^T and k v^T. A program has one head of one sequence and BV columns of its state, which is
-in memory and read BK rows at a time; barriers separate writes and reads of different threads.
+in memory and read BK rows at a time. The thread that reads a number of it need not be the one that writes it, so that
+barriers separate reads and writes: those after the loops, and within the second loop those of `apart_dot`.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ def low_rank_fwd_kernel(
             keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE) * ends
             new = last_of(running(g), C)[:, None] * before + dot(tl.trans(keys), values, PRECISION)
             keys = load_lines(at_b, b_time, t, valid, first, K, BK, STATE) * ends
+            # After the product's barrier all threads have loaded `before`.
             store_state(S, new + dot(tl.trans(keys), moved, PRECISION), first, c, V, K, BK)
         tl.debug_barrier()
 
@@ -235,5 +237,6 @@ def low_rank_bwd_kernel(
             if d_o is not None:
                 reads = load_lines(at_q, q_time, t, valid, first, K, BK, STATE) * g * number(scale, STATE)
                 new += dot(tl.trans(reads), outputs, PRECISION)
+            # After a product's barrier all threads have loaded `after`.
             store_state(dS, new, first, c, V, K, BK)
         tl.debug_barrier()
