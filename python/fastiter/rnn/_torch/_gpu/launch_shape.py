@@ -130,7 +130,7 @@ def shape(
     resident: int = 1,
     cluster: int = 0,
 ) -> Plan:
-    """Return the plan with these parameters; ``held`` is limited to the tiles of r that exist and fit in registers.
+    """Return the plan with these parameters; ``in_registers`` is limited to the tiles of r that exist and fit.
 
     ``cluster``: the number of blocks per head if they form a cluster. The vectors have room for all units of each
     block, including padding.
