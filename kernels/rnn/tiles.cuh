@@ -59,7 +59,7 @@ template <int OUTS> struct Share {
     static constexpr int kOfWarp = 16 * kTiles / OUTS;            // in lanes: units of a warp,
     static constexpr int kUnits = (kOfWarp + 7) / 8;              // and of a lane, unless kPaired
     static constexpr int kNext = !kInLanes ? 1 : kPaired ? 8 : 4; // lanes from a unit to the next one
-    static constexpr bool kOneUnit = kInLanes ? !kPaired && kUnits == 1 : kThreads % UNITS == 0; // of a thread
+    static constexpr bool kOneUnit = kInLanes ? !kPaired && kUnits == 1 : kThreads % UNITS == 0; // a thread has one
     // Two buffers of vectors: a block of a cluster, or a warp with whole sums, may be a step ahead.
     static constexpr int kBuffers = CLUSTER > 1 || kInLanes ? 2 : 1;
     // Whole sums have many terms: they are added in several chains of products, as a product waits for the one before.

@@ -11,7 +11,7 @@ struct alignas(16) Shared {
     uint32 drops[kSteps];
 };
 
-// What a lane reads before a tile
+// The signals and weights that a lane reads before a tile
 struct Tile {
     Element u[kOwn], delta[kOwn], z[kOwn];
     Weights<kSteps>::Part b, c;

@@ -49,7 +49,7 @@ INLINE float softplus_of(float x, float& slope) {
 }
 
 struct Sizes {
-    const int64 *lengths, *starts; // of the sequences, or null
+    const int64 *lengths, *starts; // one for each sequence, or null
     int64 channels, time;
     int32 groups, blocks, states;
 };

@@ -12,7 +12,7 @@ struct alignas(16) Shared {
     float inputs[kChannels][2 * kSteps + 4]; // d and d u of each step
     float dy[kChannels][kSteps + 4];
     float b[kSteps][kStates], c[kSteps][kStates];
-    float products[kSteps][kLanes][(kChannels + 1) * PER]; // of each lane, for dC and then for dB
+    float products[kSteps][kLanes][(kChannels + 1) * PER]; // one for each lane, for dC and then for dB
     float sums[3][kLanes][32][kOwn]; // by steps, then by lane: those over its states for y, d u and d
     float before[kTiles][32][PER];   // the states before each tile
     uint32 drops[kSteps];
@@ -29,10 +29,10 @@ struct Inputs {
 };
 struct Outputs {
     Line<Element> du, ddelta, dz;
-    float *dB, *dC; // of this block, row and group
+    float *dB, *dC; // those that this block, row and group adds up
 };
 
-// What a lane reads before a tile
+// The signals and weights that a lane reads before a tile
 struct Tile {
     Element u[kOwn], delta[kOwn], z[kOwn], dout[kOwn];
     Weights<kSteps>::Part b, c;

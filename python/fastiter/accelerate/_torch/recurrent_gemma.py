@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...scan._torch.functional import linear_scan
 from .functions import Function, on_cpu
 
-_RATE = -8.0  # of the logarithm of a, as in the original
+_RATE = -8.0  # the scale of the logarithm of a, as in the original
 
 
 def rglru(theirs: Function) -> Function:
