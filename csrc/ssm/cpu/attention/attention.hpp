@@ -319,6 +319,17 @@ template <class T> int64_t heads_together(const AttentionShape& s, int64_t steps
     return steps <= kAttentionTile ? 1 : max_of(1, min_of(s.heads, kBytesTogether / max_of(bytes, 1)));
 }
 
+// Calls f(sequence, first unit, number of units) for the units [first, last), (sequence, value head), divided into those
+// of a sequence that run together.
+template <class T, class F>
+void for_heads_together(const AttentionShape& s, int64_t copies, int64_t first, int64_t last, F f) {
+    for (int64_t unit = first, count; unit < last; unit += count) {
+        const Sequence q = sequence(s.sequences, unit / s.heads);
+        count = min_of(min_of(s.heads - unit % s.heads, last - unit), heads_together<T>(s, q.padded, copies));
+        f(q, unit, count);
+    }
+}
+
 // The passes of a tile: each has at most `limit` steps and contains no reset except at its first step.
 struct Passes {
     int32_t count = 0;

@@ -14,15 +14,13 @@ public:
     // Units [first, last): (sequence, value head). As in the forward pass, heads of a sequence run together. Those that
     // share q and k are adjacent units, and add to the same dq and dk in turn.
     void run(int64_t first, int64_t last, Team team) {
-        for (int64_t unit = first, count; unit < last; unit += count) {
-            const Sequence q = sequence(s_.sequences, unit / s_.heads);
-            count = min_of(min_of(s_.heads - unit % s_.heads, last - unit), together(q.padded));
-            run_heads(q, unit, count, team);
-        }
+        for_heads_together<T>(s_, kCopies, first, last,
+                              [&](const Sequence& q, int64_t unit, int64_t count) { run_heads(q, unit, count, team); });
     }
 
 protected:
     static constexpr int W = lanes<T>;
+    static constexpr int64_t kCopies = 2; // of a state: P is stored twice
 
     BackwardPass(const AttentionGradient<T>& p, Arena& cut) : p_(p), f_(p.forward), s_(p.forward.shape) {
         for (PanelTile<T>* tile : {&q_, &k_, &dq_, &dk_, &ddecay_, &sum_}) tile->take(cut, s_.K);
@@ -39,9 +37,7 @@ protected:
     void zero_others(const Place&) {}
     void fetch_others(int64_t, const Place&) {}
 
-    // Value heads of a sequence of `steps` steps that run together; P is stored twice.
-    int64_t together(int64_t steps) const { return heads_together<T>(s_, steps, 2); }
-    int64_t most_together() const { return together(s_.sequences.T); }
+    int64_t most_together() const { return heads_together<T>(s_, s_.sequences.T, kCopies); }
 
     void read(const Place& at) {
         const int64_t key_head = head_ / s_.per_key;

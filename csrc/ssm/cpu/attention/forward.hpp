@@ -14,14 +14,13 @@ public:
     // numbers are usually adjacent in memory at each step, and the steps of a head far apart. The heads then share
     // the pages of a tile, whose addresses are translated once for all of them.
     void run(int64_t first, int64_t last, Team team) {
-        for (int64_t unit = first, count; unit < last; unit += count) {
-            const Sequence q = sequence(s_.sequences, unit / s_.heads);
-            count = min_of(min_of(s_.heads - unit % s_.heads, last - unit), together(q.padded));
-            run_heads(q, unit, count, team);
-        }
+        for_heads_together<T>(s_, kCopies, first, last,
+                              [&](const Sequence& q, int64_t unit, int64_t count) { run_heads(q, unit, count, team); });
     }
 
 protected:
+    static constexpr int64_t kCopies = 1; // of a state
+
     ForwardPass(const Attention<T>& p, Arena& cut) : f_(p), s_(p.shape) {
         for (PanelTile<T>* tile : {&q_, &k_}) tile->take(cut, s_.K);
         decay_.take(cut, decay_units(s_));
@@ -37,9 +36,7 @@ protected:
     void fetch_others(int64_t, const Place&) {}
     void zero_others(const Place&) const {}
 
-    // Value heads of a sequence of `steps` steps that run together
-    int64_t together(int64_t steps) const { return heads_together<T>(s_, steps, 1); }
-    int64_t most_together() const { return together(s_.sequences.T); }
+    int64_t most_together() const { return heads_together<T>(s_, s_.sequences.T, kCopies); }
 
     void read(const Place& at) {
         read_scaled(f_.q, head_ / s_.per_key, s_.K, at, s_.scale, q_);
