@@ -143,10 +143,7 @@ def factors_after(
 @triton.jit
 def keeps(reset, t, valid, STATE: tl.constexpr):
     """(C, 1): 0 at a reset, else 1"""
-    x = tl.where(t[:, None] * 0 == 0, 1.0, 0.0).to(STATE)
-    if reset is not None:
-        x = tl.where(tl.load(reset + t, valid, 0)[:, None] != 0, 0.0, x)
-    return x
+    return factors(None, 0, reset, t, valid, 0, 1, 1, False, False, STATE)
 
 
 @triton.jit
