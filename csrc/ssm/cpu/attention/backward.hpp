@@ -20,7 +20,7 @@ public:
 
 protected:
     static constexpr int W = lanes<T>;
-    static constexpr int64_t kCopies = 2; // of a state: P is stored twice
+    static constexpr int64_t kCopies = 2; // P is stored twice
 
     BackwardPass(const AttentionGradient<T>& p, Arena& cut) : p_(p), f_(p.forward), s_(p.forward.shape) {
         for (PanelTile<T>* tile : {&q_, &k_, &dq_, &dk_, &ddecay_, &sum_}) tile->take(cut, s_.K);

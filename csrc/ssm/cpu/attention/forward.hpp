@@ -19,7 +19,7 @@ public:
     }
 
 protected:
-    static constexpr int64_t kCopies = 1; // of a state
+    static constexpr int64_t kCopies = 1; // a state of a head is stored once
 
     ForwardPass(const Attention<T>& p, Arena& cut) : f_(p), s_(p.shape) {
         for (PanelTile<T>* tile : {&q_, &k_}) tile->take(cut, s_.K);
