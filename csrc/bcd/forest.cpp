@@ -7,9 +7,9 @@
 namespace fastiter::bcd {
 namespace {
 
-class Trees { // union-find with path halving
+class UnionFind { // with path halving
 public:
-    explicit Trees(int64_t n) : parent_(size_t(n)) { std::iota(parent_.begin(), parent_.end(), 0); }
+    explicit UnionFind(int64_t n) : parent_(size_t(n)) { std::iota(parent_.begin(), parent_.end(), 0); }
     int32_t root(int32_t i) {
         while (parent_[size_t(i)] != i) i = parent_[size_t(i)] = parent_[size_t(parent_[size_t(i)])];
         return i;
@@ -22,7 +22,8 @@ private:
 };
 
 // Whether node i can join the trees of its neighbours in the block: no two neighbours may be in the same tree.
-template <class InBlock> bool joins(const Graph& g, Trees& trees, int32_t i, std::vector<int32_t>& roots, InBlock in) {
+template <class InBlock>
+bool joins(const Graph& g, UnionFind& trees, int32_t i, std::vector<int32_t>& roots, InBlock in) {
     roots.clear();
     for (int64_t e = g.start[i]; e < g.start[i + 1]; ++e) {
         const int32_t j = g.column[e];
@@ -52,6 +53,41 @@ std::vector<int32_t> breadth_first(const Graph& g) {
     return order;
 }
 
+// The nodes of a block, by their positions in it, from the leaves to the roots, and their parents, -1 for roots. Nodes of
+// a cycle, and those that lead to one, are missing in `order`.
+struct Elimination {
+    std::vector<int32_t> order, up;
+};
+
+// To pass through memory contiguously, it removes the nodes that are leaves when it comes to them, forward and backward in
+// turns, as long as this removes an eighth of the nodes. The rest, paths with many bends, is followed from the leaves.
+// links(k, f) calls f for the position of each neighbour in the block.
+template <class Links> Elimination from_leaves(size_t n, Links links) {
+    std::vector<int32_t> degree(n), left(n), order, up(n, -1);
+    std::iota(left.begin(), left.end(), 0);
+    for (int32_t k : left) links(k, [&](int32_t) { ++degree[size_t(k)]; });
+    const auto is_leaf = [&](int32_t k) { return degree[size_t(k)] == 0 || degree[size_t(k)] == 1; };
+    const auto remove = [&](int32_t k) {
+        order.push_back(k);
+        degree[size_t(k)] = -1;
+        links(k, [&](int32_t other) {
+            if (degree[size_t(other)] >= 0) up[size_t(k)] = other;
+        });
+        if (up[size_t(k)] >= 0) --degree[size_t(up[size_t(k)])];
+    };
+    for (size_t before = 0; before != left.size();) {
+        before = left.size();
+        for (int32_t k : left)
+            if (is_leaf(k)) remove(k);
+        std::erase_if(left, [&](int32_t k) { return degree[size_t(k)] < 0; });
+        if (left.size() > before - before / 8) break;
+        std::reverse(left.begin(), left.end());
+    }
+    for (int32_t leaf : left)
+        for (int32_t k = leaf; k >= 0 && is_leaf(k); k = up[size_t(k)]) remove(k);
+    return {std::move(order), std::move(up)};
+}
+
 } // namespace
 
 std::vector<int32_t> forest_partition(const Graph& g, const int32_t* order, bool edges) {
@@ -61,7 +97,7 @@ std::vector<int32_t> forest_partition(const Graph& g, const int32_t* order, bool
     else
         left = breadth_first(g);
     for (int32_t id = 0; !left.empty(); ++id) {
-        Trees trees(g.n);
+        UnionFind trees(g.n);
         later.clear();
         const auto in = [&](int32_t j) { return block[size_t(j)] == id; };
         for (int32_t i : left) {
@@ -81,46 +117,60 @@ std::vector<int32_t> forest_partition(const Graph& g, const int32_t* order, bool
     return block;
 }
 
-Forests::Forests(const Graph& graph, const int32_t* block, int32_t count) : g_(graph), blocks_(size_t(count)) {
-    if (!block) return;
-    for (int32_t i = 0; i < int32_t(graph.n); ++i) blocks_[size_t(block[i])].node.push_back(i);
-    std::vector<int32_t> place(size_t(graph.n), -1);
-    for (Block& each : blocks_) {
-        if (eliminate(each, place, true)) {
-            if (std::all_of(each.parent.begin(), each.parent.end(), [](int32_t p) { return p < 0; }))
-                each.parent.clear();
-            continue;
+Forests::Plan::Plan(const Trees& trees) {
+    int64_t bytes = 0;
+    const auto place = [&](const auto& array, auto*& to) { // counts the bytes first, then copies
+        using T = typename std::remove_cvref_t<decltype(array)>::value_type;
+        if (memory.size()) {
+            T* const copy = reinterpret_cast<T*>(memory.data() + bytes);
+            std::copy(array.begin(), array.end(), copy);
+            to = array.empty() ? nullptr : copy;
         }
-        (each.start.empty() ? has_cycles_ : has_signs_) = true;
+        bytes += int64_t(array.size() * sizeof(T) + 63) / 64 * 64;
+    };
+    arrays.size = int64_t(trees.node.size());
+    for (int pass = 0; pass < 2; ++pass) {
+        if (pass) memory = fastiter::Block<>(bytes);
+        bytes = 0;
+        place(trees.node, arrays.node);
+        place(trees.parent, arrays.parent);
+        place(trees.inverse, arrays.inverse);
+        place(trees.ratio, arrays.ratio);
+        place(trees.start, arrays.start);
+        place(trees.column, arrays.column);
+        place(trees.value, arrays.value);
+    }
+}
+
+Forests::Forests(const Graph& graph, const int32_t* block, int32_t count) : g_(graph) {
+    if (!block) return;
+    std::vector<std::vector<int32_t>> nodes(static_cast<size_t>(count));
+    for (int32_t i = 0; i < int32_t(graph.n); ++i) nodes[size_t(block[i])].push_back(i);
+    std::vector<int32_t> place(size_t(graph.n), -1);
+    for (std::vector<int32_t>& own : nodes) {
+        Trees trees;
+        trees.node = std::move(own);
+        if (!eliminate(trees, place, true)) (trees.start.empty() ? has_cycles_ : has_signs_) = true;
+        if (has_cycles_ || has_signs_) continue;
+        if (std::all_of(trees.parent.begin(), trees.parent.end(), [](int32_t p) { return p < 0; }))
+            trees.parent.clear();
+        else
+            work_ = std::max(work_, int64_t(trees.node.size()));
+        plans_.emplace_back(trees);
     }
 }
 
 // Orders the nodes of a block from the leaves to the roots, and eliminates them; place (n) is -1 before and after.
-bool Forests::eliminate(Block& block, std::vector<int32_t>& place, bool with_entries) const {
-    const std::vector<int32_t> nodes = block.node;
-    const auto links = [&](int32_t i, auto f) {
-        for (int64_t e = g_.start[i]; e < g_.start[i + 1]; ++e)
-            if (g_.column[e] != i && g_.value[e] != 0 && place[size_t(g_.column[e])] >= 0) f(e);
-    };
-    std::vector<int32_t> degree(nodes.size()), order, waiting;
+bool Forests::eliminate(Trees& trees, std::vector<int32_t>& place, bool with_entries) const {
+    const std::vector<int32_t> nodes = trees.node;
     for (size_t k = 0; k < nodes.size(); ++k) place[size_t(nodes[k])] = int32_t(k);
-    for (size_t k = 0; k < nodes.size(); ++k) links(nodes[k], [&](int64_t) { ++degree[k]; });
-    std::vector<int32_t> up(nodes.size(), -1);
-    for (size_t k = 0; k < nodes.size(); ++k) {
-        int32_t at = int32_t(k); // follow the path from a leaf while each removal makes the next node a leaf
-        while (at >= 0 && degree[size_t(at)] >= 0 && degree[size_t(at)] <= 1) {
-            degree[size_t(at)] = -1;
-            order.push_back(at);
-            int32_t next = -1;
-            links(nodes[size_t(at)], [&](int64_t e) {
-                const int32_t other = place[size_t(g_.column[e])];
-                if (degree[size_t(other)] >= 0) next = other;
-            });
-            up[size_t(at)] = next;
-            if (next >= 0) --degree[size_t(next)];
-            at = next >= 0 && next < int32_t(k) ? next : -1; // the outer loop reaches a later one by itself
+    const auto [order, up] = from_leaves(nodes.size(), [&](int32_t k, auto f) {
+        const int32_t i = nodes[size_t(k)];
+        for (int64_t e = g_.start[i]; e < g_.start[i + 1]; ++e) {
+            const int32_t j = g_.column[e], other = place[size_t(j)];
+            if (j != i && g_.value[e] != 0 && other >= 0) f(other);
         }
-    }
+    });
     if (order.size() < nodes.size()) { // the remaining nodes contain a cycle
         for (int32_t i : nodes) place[size_t(i)] = -1;
         return false;
@@ -128,16 +178,16 @@ bool Forests::eliminate(Block& block, std::vector<int32_t>& place, bool with_ent
     std::vector<int32_t> position(nodes.size());
     for (size_t p = 0; p < order.size(); ++p) position[size_t(order[p])] = int32_t(p);
     const size_t size = nodes.size();
-    block.parent.resize(size);
-    block.inverse.assign(size, 0);
-    block.ratio.assign(size, 0);
-    block.start.assign(1, 0);
+    trees.parent.resize(size);
+    trees.inverse.assign(size, 0);
+    trees.ratio.assign(size, 0);
+    trees.start.assign(1, 0);
     std::vector<double> pivot(size, 0);
     bool is_positive = true;
     for (size_t p = 0; p < size; ++p) {
         const int32_t i = nodes[size_t(order[p])], parent = up[size_t(order[p])];
-        block.node[p] = i;
-        block.parent[p] = parent < 0 ? -1 : position[size_t(parent)];
+        trees.node[p] = i;
+        trees.parent[p] = parent < 0 ? -1 : position[size_t(parent)];
         double link = 0;
         for (int64_t e = g_.start[i]; e < g_.start[i + 1]; ++e) {
             const int32_t j = g_.column[e];
@@ -146,29 +196,30 @@ bool Forests::eliminate(Block& block, std::vector<int32_t>& place, bool with_ent
             else if (parent >= 0 && j == nodes[size_t(parent)])
                 link = g_.value[e];
             else if (with_entries && place[size_t(j)] < 0) {
-                block.column.push_back(j);
-                block.value.push_back(g_.value[e]);
+                trees.column.push_back(j);
+                trees.value.push_back(g_.value[e]);
             }
         }
         is_positive = is_positive && pivot[p] > 0;
-        block.inverse[p] = 1 / pivot[p];
-        block.ratio[p] = link / pivot[p];
-        if (parent >= 0) pivot[size_t(block.parent[p])] -= link * block.ratio[p];
-        block.start.push_back(int64_t(block.column.size()));
+        trees.inverse[p] = 1 / pivot[p];
+        trees.ratio[p] = link / pivot[p];
+        if (parent >= 0) pivot[size_t(trees.parent[p])] -= link * trees.ratio[p];
+        trees.start.push_back(int64_t(trees.column.size()));
     }
     for (int32_t i : nodes) place[size_t(i)] = -1;
     return is_positive;
 }
 
 int64_t Forests::run(const double* b, double* x, int64_t first, int64_t count, const Team& team) const {
-    std::vector<double> work(static_cast<size_t>(g_.n));
+    const fastiter::Block<double> work(work_);
+    std::fill_n(work.data(), work_, 0.0);
     for (int64_t k = 0; k < count; ++k) {
-        const Block& block = blocks_[size_t((first + k) % int64_t(blocks_.size()))];
-        if (has_to_stop(team, int64_t(block.node.size() + block.column.size()))) return k;
-        const int32_t* parents = block.parent.empty() ? nullptr : block.parent.data();
-        kernels().forest({int64_t(block.node.size()), block.node.data(), parents, block.inverse.data(),
-                          block.ratio.data(), block.start.data(), block.column.data(), block.value.data(), b, x,
-                          work.data()});
+        ForestState p = plans_[size_t((first + k) % int64_t(plans_.size()))].arrays;
+        if (has_to_stop(team, p.size + (p.start ? p.start[p.size] : 0))) return k;
+        p.b = b;
+        p.x = x;
+        p.work = work.data();
+        kernels().forest(p);
     }
     return count;
 }
@@ -178,7 +229,7 @@ int64_t Forests::run_greedy(double* x, double* gradient, int64_t count, int64_t*
     std::vector<int32_t> place(n, -1), order(n), roots;
     std::vector<uint8_t> in_block(n);
     std::vector<double> work;
-    Trees trees(g_.n);
+    UnionFind trees(g_.n);
     for (int64_t step = 0; step < count; ++step) {
         if (has_to_stop(team, 20 * g_.n)) return step;
         std::iota(order.begin(), order.end(), 0);
@@ -188,7 +239,7 @@ int64_t Forests::run_greedy(double* x, double* gradient, int64_t count, int64_t*
         });
         std::fill(in_block.begin(), in_block.end(), uint8_t(0));
         for (size_t i = 0; i < n; ++i) trees.reset(int32_t(i));
-        Block block;
+        Trees block;
         for (int32_t i : order)
             if (joins(g_, trees, i, roots, [&](int32_t j) { return in_block[size_t(j)] != 0; })) {
                 in_block[size_t(i)] = 1;

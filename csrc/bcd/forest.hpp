@@ -1,6 +1,7 @@
 // Blocks of a symmetric sparse matrix whose graph is a forest: exact updates by elimination from leaves to roots.
 #pragma once
-#include "core/cpu/team.hpp"
+#include "bcd/cpu/kernels.hpp"
+#include "core/memory.hpp"
 #include <cstdint>
 #include <vector>
 
@@ -35,17 +36,24 @@ public:
 
 private:
     // Trees in the order of elimination. The entries outside the block are stored contiguously in the same order.
-    struct Block {
+    struct Trees {
         std::vector<int32_t> node, parent;  // parent: position in that order, -1 for a root; empty: all are roots
         std::vector<double> inverse, ratio; // 1 / pivot; a(node, parent) / pivot
         std::vector<int64_t> start;
         std::vector<int32_t> column;
         std::vector<double> value;
     };
-    bool eliminate(Block& block, std::vector<int32_t>& place, bool with_entries) const;
+    // The same arrays in one piece of memory with 2 MB pages
+    struct Plan {
+        explicit Plan(const Trees& trees);
+        fastiter::Block<> memory;
+        ForestState arrays;
+    };
+    bool eliminate(Trees& trees, std::vector<int32_t>& place, bool with_entries) const;
 
     Graph g_;
-    std::vector<Block> blocks_;
+    std::vector<Plan> plans_;
+    int64_t work_ = 0; // size of the largest block with links
     bool has_cycles_ = false, has_signs_ = false;
 };
 

@@ -54,6 +54,38 @@ def test_each_step_solves_its_block(seed: int) -> None:
             assert np.allclose(after(A, b, step + 1, **how).value, x, rtol=1e-10, atol=1e-12)
 
 
+def tree(shape: str, n: int) -> Any:
+    """Return the parents of nodes 1 to n - 1, which come before them in `order`, and that order."""
+    rng = np.random.default_rng(n)
+    if shape == "serpentine":  # rows of five nodes from left to right and back, joined at their ends
+        order = np.arange(n).reshape(-1, 5)
+        order[1::2] = order[1::2, ::-1]
+        return np.arange(n - 1), order.ravel()
+    parents = {
+        "path": np.arange(n - 1),
+        "star": np.zeros(n - 1, int),
+        "binary": np.arange(n - 1) // 2,
+        "random": np.array([rng.integers(k) for k in range(1, n)]),
+    }
+    return parents[shape.removeprefix("shuffled ")], rng.permutation(n) if "shuffled" in shape else np.arange(n)
+
+
+@pytest.mark.parametrize("n", [2, 60, 1000])
+@pytest.mark.parametrize(
+    "shape", ["path", "shuffled path", "serpentine", "star", "shuffled star", "binary", "random", "shuffled random"]
+)
+def test_one_step_solves_a_tree_of_any_shape(shape: str, n: int) -> None:
+    n = max(n, 5) if shape == "serpentine" else n
+    parents, order = tree(shape, n)
+    rng = np.random.default_rng(0)
+    W = sp.coo_array((rng.standard_normal(n - 1), (order[1:], order[parents])), (n, n))
+    W = W + W.T
+    A, b = sp.csr_array(W + sp.diags_array(abs(W).sum(axis=1) + 0.1)), rng.standard_normal(n)
+    for blocks in ("trees", np.zeros(n, int)):
+        x = after(A, b, 1, blocks=blocks).value
+        assert np.allclose(A @ x, b, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_greedy_step_updates_the_steepest_nodes_that_close_no_cycle(seed: int) -> None:
     A, b = graph(30, 0.2, seed)
