@@ -81,9 +81,8 @@ def _main(
         os.dup2(file, number)
         os.close(file)
     os.environ.update(environment)
-    if "OMP_NUM_THREADS" in environment:  # which torch has already read
-        import torch
-
+    torch = sys.modules.get("torch")
+    if torch is not None and "OMP_NUM_THREADS" in environment:  # which torch has already read
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.argv = [str(script), *arguments]
     try:
