@@ -86,7 +86,7 @@ template <class T, bool Complex, int K> struct VectorBlock {
 
 template <class T, class Block> void forward(const BlockScan<T>& p, Team team) {
     const int64_t columns = columns_of(p.shape), group = p.K * (columns / p.shape.D);
-    const bool stream = exceeds_caches<T>(p.shape);
+    const bool stream = exceeds_caches(p.shape, p.h);
     const Units units(p.shape, columns, 8192 / int64_t(sizeof(T)), group, team);
     for (int64_t u = units.first; u < units.last; ++u) {
         const Sequence q = sequence(p.shape, u / units.blocks);

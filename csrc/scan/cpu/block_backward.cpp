@@ -228,8 +228,8 @@ template <class T, class Block> struct Backward {
 };
 
 template <class T, bool Complex> void backward(const BlockScanGradient<T>& p, Team team) {
-    const bool stream = exceeds_caches<T>(p.shape);
-    const bool stream_matrices = p.dA.data && exceeds_caches<T>(p.shape, p.K);
+    const bool stream = exceeds_caches(p.shape, p.dx);
+    const bool stream_matrices = p.dA.data && exceeds_caches(p.shape, p.dA, p.K);
     with_constant<2, 4, 8, 16, 0>(int(p.K), [&]<int K>() {
         if constexpr (K > 0)
             Backward<T, VectorBlock<T, Complex, K>>{p, stream, stream_matrices, team}.run();

@@ -32,7 +32,7 @@ struct ScanShape {
 // h[t] = a[t] * h[t-1] + x[t] forward in time, or backward with `reverse`; products and sums are rounded separately.
 // `first` (B, D) is the state before the first step, nullptr = 0; `last` (B, D) the state after the last one. Padding
 // of h is 0. a may be broadcast by strides of 0. h may alias x or a (in place). `copy` gets a copy of h, if it is not
-// null.
+// null. If h is null, only `last` is computed.
 template <class S> struct LinearScan {
     using T = accumulate_t<S>;
     ScanShape shape;

@@ -55,7 +55,7 @@ template <class S, bool Complex> struct Forward {
                 for_vectors_after<T>(before, width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
                     const vec<T> v = load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
-                    put_up_to(h + c, v, n, stream);
+                    if (h) put_up_to(h + c, v, n, stream);
                     if (copy) put_up_to(copy + c, v, n, stream);
                 });
             else
@@ -67,7 +67,7 @@ template <class S, bool Complex> struct Forward {
                     const vec<T> from = N::product(load_up_to(a + c, n), load_up_to(state + c, n));
                     const vec<T> v = from + load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
-                    put_up_to(h + c, v, n, stream);
+                    if (h) put_up_to(h + c, v, n, stream);
                     if (copy) put_up_to(copy + c, v, n, stream);
                 });
         }
@@ -101,7 +101,7 @@ template <class S, bool Complex> struct Forward {
                         const vec<T> new_x = load_up_to(x[r] + step * p.x.time + v * W, size(v));
                         const vec<T> factor = load_up_to(a[r] + step * p.a.time + v * W, size(v));
                         state[r][v] = begins ? new_x : N::product(factor, state[r][v]) + new_x;
-                        put_up_to(h[r] + step * p.h.time + v * W, state[r][v], size(v), stream);
+                        if (p.h.data) put_up_to(h[r] + step * p.h.time + v * W, state[r][v], size(v), stream);
                         if (p.copy.data) put_up_to(copy[r] + step * p.copy.time + v * W, state[r][v], size(v), stream);
                     }
                 }
@@ -171,7 +171,7 @@ template <class S, bool Complex> struct Forward {
 } // namespace
 
 template <class S> void linear_scan(const LinearScan<S>& p, Team team) {
-    const bool stream = exceeds_caches<S>(p.shape);
+    const bool stream = exceeds_caches(p.shape, p.h);
     if constexpr (sizeof(S) > 2) {
         if (p.shape.complex) return Forward<S, true>{p, stream, team}.run();
     }

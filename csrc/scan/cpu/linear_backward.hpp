@@ -259,7 +259,7 @@ template <class S> size_t linear_scan_gradient_workspace(const LinearScanGradien
 }
 
 template <class S> void linear_scan_gradient(const LinearScanGradient<S>& p, Team team) {
-    const bool stream = exceeds_caches<S>(p.shape);
+    const bool stream = exceeds_caches(p.shape, p.dx.data ? p.dx : p.da);
     if constexpr (sizeof(S) > 2) {
         if (p.shape.complex) return with_da<S, true>(p, stream, team);
     }

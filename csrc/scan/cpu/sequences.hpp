@@ -32,9 +32,14 @@ FASTITER_INLINE Sequence sequence(const ScanShape& s, int64_t i) {
 // Real numbers per step
 FASTITER_INLINE int64_t columns_of(const ScanShape& s) { return s.complex ? 2 * s.D : s.D; }
 
-// Whether arrays over all steps exceed the caches, so that they are evicted before they are read again
-template <class S> FASTITER_INLINE bool exceeds_caches(const ScanShape& s, int64_t per_number = 1) {
-    return s.T * (s.starts ? 1 : s.B) * columns_of(s) * per_number * int64_t(sizeof(S)) > kCached;
+// Whether arrays over all steps exceed the caches, so that they are evicted before they are read again. Results that are
+// columns of a larger array count as that array: calls for its other columns follow before they are read.
+template <class S>
+FASTITER_INLINE bool exceeds_caches(const ScanShape& s, const Lines<S>& results, int64_t per_number = 1) {
+    const int64_t rows = s.starts ? 1 : s.B, columns = columns_of(s) * per_number;
+    const int64_t from_row = max_of(results.row, -results.row), from_step = max_of(results.time, -results.time);
+    const int64_t extent = (rows - 1) * from_row + (s.T - 1) * from_step + columns;
+    return max_of(rows * s.T * columns, extent) * int64_t(sizeof(S)) > kCached;
 }
 
 template <class S> FASTITER_INLINE S* at(const Lines<S>& lines, const Sequence& q, int64_t step, int64_t column) {

@@ -121,6 +121,12 @@ def _leaves(pieces: Optional, needs: Sequence[bool]) -> list[Tensor | None]:
     ]
 
 
+def last_states(kernels: Kernels, bounds: Tensor | None, pieces: Optional, entry: list[Tensor] | None) -> list[Tensor]:
+    """Return the final states of a chunk whose results are computed later."""
+    assert kernels.last is not None
+    return kernels.last(Forward(pieces[:-2], entry, Sequences(pieces[-2], pieces[-1], bounds), [], False))
+
+
 def computed_in_place(
     kernels: Kernels,
     bounds: Tensor | None,

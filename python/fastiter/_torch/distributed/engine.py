@@ -10,17 +10,18 @@ ranks in the opposite order by the same methods, with the adjoint maps M^H.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..autograd import differentiable_once
 from ..ops import empty
+from .affine import Affine
 from .borders import Border
-from .chunks import Chunk, Run, Tape, computed, computed_in_place
+from .chunks import Chunk, Run, Tape, computed, computed_in_place, last_states
 from .collectives import Line
 from .in_place import Kernels, Optional, gradient_like
 from .speculative import Shard
@@ -60,66 +61,6 @@ class Split(NamedTuple):
         return [b - a for a, b in itertools.pairwise(ends)]
 
 
-class Affine(NamedTuple):
-    """The form of the maps S -> M S + c of a family.
-
-    Attributes
-    ----------
-    transition : callable
-        Returns M of the shard, (rows, ...), from the tensors of the call.
-    is_open : Tensor (rows,) of bool
-        Whether the final state depends on the initial one, because no step resets it. Otherwise M is not used.
-    kind : {"numbers", "rows", "vector", "parts", "matrix"}
-        M has a factor for each element of the state ("numbers") or for each of its rows, (..., K, 1) ("rows"), or is a
-        K x K matrix that multiplies the state as a vector (..., K), as a vector formed by K parts (...) of the state,
-        or as a matrix (..., K, V).
-    """
-
-    transition: Callable[[Optional], Tensor]
-    is_open: Tensor
-    kind: Literal["numbers", "rows", "vector", "parts", "matrix"]
-
-    @property
-    def _is_matrix(self) -> bool:
-        return self.kind in ("vector", "parts", "matrix")
-
-    def packed(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the state as one tensor."""
-        return torch.stack(list(parts), -1) if self.kind == "parts" else parts[0]
-
-    def unpacked(self, state: Tensor) -> list[Tensor]:
-        """Return the parts of a state."""
-        return list(state.unbind(-1)) if self.kind == "parts" else [state]
-
-    def times(self, m: Tensor, s: Tensor) -> Tensor:
-        """Return M S."""
-        if not self._is_matrix:
-            return m * s
-        return m @ s if self.kind == "matrix" else (m @ s.unsqueeze(-1)).squeeze(-1)
-
-    def adjoint(self, m: Tensor) -> Tensor:
-        """Return M^H."""
-        return m.mH if self._is_matrix else m.conj()
-
-    def constant(self, c: Tensor) -> list[Tensor]:
-        """Return the constant map to c."""
-        shapes = {
-            "numbers": c.shape,
-            "rows": (*c.shape[:-1], 1),
-            "vector": (*c.shape, c.shape[-1]),
-            "parts": (*c.shape, c.shape[-1]),
-            "matrix": (*c.shape[:-1], c.shape[-2]),
-        }
-        return [c.new_zeros(shapes[self.kind]), torch.zeros(c.shape[0], dtype=torch.bool, device=c.device), c]
-
-    def combine(self, later: list[Tensor], earlier: list[Tensor]) -> list[Tensor]:
-        """Return the composition of two maps; a reset in the later one masks even infinities of the earlier one."""
-        (m, opened, c), (m0, opened0, c0) = later, earlier
-        with torch.autocast(c.device.type, enabled=False):  # states keep their dtype, as in the kernels
-            through = torch.where(opened.reshape(-1, *(1,) * (c.dim() - 1)), self.times(m, c0), 0)
-            return [m @ m0 if self._is_matrix else m * m0, opened & opened0, c + through]
-
-
 class Entered(NamedTuple):
     """The initial states of this rank's shard, None on the first rank, and the Jacobian of its steps, for gradients."""
 
@@ -153,6 +94,8 @@ class Call:
         Segments that are computed before the initial state has arrived; None for the pipeline and the scan.
     entered : Entered, optional
         The initial states, if they are known in advance; the maps are then used only for gradients.
+    early : bool
+        Whether the final states of a first chunk are worth computing ahead of its results, as others wait for them.
     """
 
     function: str
@@ -167,6 +110,11 @@ class Call:
     bounds: Tensor | None = None
     shard: Shard | None = None
     entered: Entered | None = None
+    early: bool = False
+
+    def sends_early(self, line: Line) -> bool:
+        """Whether this rank sends the final states of its first chunk early. Its results are then the last ones."""
+        return self.early and not line.is_last and (line.is_first or len(self.chunks) == 1)
 
 
 def computed_steps(
@@ -252,17 +200,25 @@ def _forward(
     waits, expected = [], []
     if call.affine is None and call.entered is None and not call.line.is_first:
         expected = [call.line.expect(call.border.message(like)) for like in zip(*likes, strict=True)]
-    for at in range(len(call.chunks)):
+
+    def entering(at: int) -> list[Tensor] | None:
         own: Any = [x[at] for x in first] or None
         like: Any = [x[at] for x in likes]
-        pieces = [x[at] for x in cut]
         if call.entered is not None:
             received, tape.transition = call.entered
         elif call.affine is None:
             received = expected[at]() if expected else None
         else:
-            received = _entering(call, call.affine, pieces, own, like, tape)
-        entry = call.border.entry(own, received, like)
+            received = _entering(call, call.affine, [x[at] for x in cut], own, like, tape)
+        return call.border.entry(own, received, like)
+
+    order, sent, chunks = list(range(len(call.chunks))), dict[int, Any](), dict[int, Chunk]()
+    if call.kernels is not None and call.sends_early(call.line):
+        order, sent[0] = [*order[1:], 0], entering(0)
+        last_of_first = last_states(call.kernels, call.bounds, [x[0] for x in cut], sent[0])
+        waits.append(call.line.send(call.border.leaving(last_of_first)))
+    for at in order:
+        entry, pieces = sent[at] if at in sent else entering(at), [x[at] for x in cut]
         chunk: Chunk
         if call.kernels is None:
             chunk = computed(call.run, pieces, entry, needs, tape.saved)
@@ -270,11 +226,12 @@ def _forward(
             chunk = computed_in_place(
                 call.kernels, call.bounds, pieces, entry, needs, tape.saved, [x[at] for x in into]
             )
-        if call.affine is None and not call.line.is_last:
+        if call.affine is None and not call.line.is_last and at not in sent:
             waits.append(call.line.send(call.border.leaving(chunk.last)))
         elif call.affine is not None and call.line.is_first and call.entered is None:
             _exchange(call.line, call.affine, _constant(call.affine, call.border.leaving(chunk.last)))
-        tape.chunks.append(chunk)
+        chunks[at] = chunk
+    tape.chunks = [chunks[at] for at in range(len(chunks))]
     for wait in waits:
         wait()
     last = zip(*[call.border.final(chunk.last) for chunk in tape.chunks], strict=True)
@@ -326,29 +283,38 @@ def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> 
     split, border, back = call.split, call.border, call.line.turned()
     results = [_pieces(g, split.results, call.chunks) for g in d_results]
     finals = [_pieces(g, split.state, call.chunks) for g in d_last]
-    result: list[list[Tensor | None]] = []
+    result: dict[int, list[Tensor | None]] = {}
     whole, into = _gradients_in_place(call, tape)
     waits, expected = [], []
     if call.affine is None and not back.is_first:
         expected = [back.expect(border.message(chunk.last)) for chunk in tape.chunks]
-    for at, chunk in enumerate(tape.chunks):
-        of_results, of_last = [g[at] for g in results], [g[at] for g in finals]
+
+    def entering(at: int) -> list[Tensor]:
+        chunk, of_last = tape.chunks[at], [g[at] for g in finals]
         if call.affine is None:
             received = expected[at]() if expected else None
         else:
-            received = _entering_gradient(call, call.affine, tape, chunk, of_results, of_last)
-        after = border.last_gradient(of_last, received, chunk.last)
-        gradients, entry = chunk.gradients(of_results, after, [x[at] for x in into])
-        if call.affine is None and not back.is_last:
+            received = _entering_gradient(call, call.affine, tape, chunk, [g[at] for g in results], of_last)
+        return border.last_gradient(of_last, received, chunk.last)
+
+    order, sent = list(range(len(tape.chunks))), dict[int, list[Tensor]]()
+    if call.sends_early(back):
+        order, sent[0] = [*order[1:], 0], entering(0)
+        of_first = tape.chunks[0].entry_gradients([g[0] for g in results], sent[0])
+        waits.append(back.send(border.entering(of_first)))
+    for at in order:
+        after = sent[at] if at in sent else entering(at)
+        gradients, entry = tape.chunks[at].gradients([g[at] for g in results], after, [x[at] for x in into])
+        if call.affine is None and not back.is_last and at not in sent:
             waits.append(back.send(border.entering(entry)))
         elif call.affine is not None and back.is_first:
             _exchange(back, call.affine, _constant(call.affine, border.entering(entry)))
-        result.append([*gradients, *[None] * (len(split.tensors) - len(gradients)), *border.started(entry)])
+        result[at] = [*gradients, *[None] * (len(split.tensors) - len(gradients)), *border.started(entry)]
     for wait in waits:
         wait()
     axes = (*split.tensors, *(split.state for _ in call.states))
     whole += [None] * (len(axes) - len(whole))
-    every = zip(whole, zip(*result, strict=True), axes, strict=True)
+    every = zip(whole, zip(*(result[at] for at in sorted(result)), strict=True), axes, strict=True)
     return [_joined(parts, axis) if x is None else x for x, parts, axis in every]
 
 

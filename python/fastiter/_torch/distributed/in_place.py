@@ -61,12 +61,19 @@ class Kernels(NamedTuple):
     forgets : callable, optional
         Estimates from the tensors the number of steps after which the initial state no longer influences the last bit,
         or infinity; None if rounding errors persist over any number of steps.
+    last : callable, optional
+        Returns the final states alone, and ``backward`` without gradients of tensors those of the initial states, both
+        in much less time than with results: the first rank can then begin with them. None if that is not faster.
+    wide : int
+        Bytes of a step in the smallest chunks that are as fast as whole rows.
     """
 
     results: Callable[[Optional], list[Tensor]]
     forward: Callable[[Forward], tuple[list[Tensor], list[Tensor]]]
     backward: Callable[[Backward], list[Tensor]]
     forgets: Callable[[Optional], float] | None = None
+    last: Callable[[Forward], list[Tensor]] | None = None
+    wide: int = 0
 
 
 def gradient_like(x: Tensor | None) -> Any:

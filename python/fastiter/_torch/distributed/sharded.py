@@ -15,9 +15,10 @@ from ..._check import check_choice, check_flag, count
 from ..._sequences import check_bounds_shape, check_packing
 from ..ops import check_reset, checked_integers, refuse_transforms
 from ..sequences import Sequences
+from .affine import Affine
 from .borders import Border, divided
 from .collectives import Line, Ranks
-from .engine import Affine, Call, computed_steps
+from .engine import Call, computed_steps
 from .in_place import Kernels, Optional
 from .sharding import Checked, Meeting, Request, Sharding, as_state
 from .speculative import Shard, segments
@@ -26,6 +27,8 @@ Exchange: TypeAlias = Literal["auto", "pipeline", "scan", "speculative"]
 R = TypeVar("R")
 #: Default number of chunks per rank after the first: filling and draining the pipeline then takes a ninth of the time.
 CHUNKS = 8
+#: Ranks that wait less for whole rows, whose states are sent early, than narrow chunks take longer
+_FEW = 3
 
 _UNTRACED: list[Callable[..., Any]] = []
 
@@ -183,10 +186,15 @@ def _integers(values: list[int]) -> str:
 def _call(request: Request, checked: Checked, kernels: Kernels | None, met: Meeting) -> Call:
     """Return the call; its tensors end with reset and lengths, which are divided into chunks like the others."""
     function, line, names = request.function, met.line, list(checked.tensors)
-    fewest, requested = line.size - 1, request.chunks
+    fewest, requested, early = line.size - 1, request.chunks, kernels is not None and kernels.last is not None
     if sum(steps > 0 for steps in met.steps) < 2:  # no two ranks can compute at the same time
-        fewest = requested = 1
+        fewest, requested, early = 1, 1, False
     splits = function.splits(checked.tensors)
+    if kernels is not None and early:
+        fewest -= 1  # its first state is sent about twice as early
+        if line.size <= _FEW:
+            wide = kernels.wide // next(x for x in checked.tensors.values() if x is not None).element_size()
+            splits = [one if one.results == 0 else one._replace(smallest=wide) for one in splits]
     default = CHUNKS * (line.size - 1)
     every = [one.sizes(one.paying(default) if requested is None else requested) for one in splits]
     chunks = max(every, key=len)  # the first with the maximum number of chunks
@@ -211,6 +219,7 @@ def _call(request: Request, checked: Checked, kernels: Kernels | None, met: Meet
             return maps.transition(dict(zip(names, own, strict=True)), lengths, request.options)
 
         call.chunks, call.affine = [split.size], Affine(transition, met.is_open, maps.kind)
+    call.early = early and call.affine is None
     return call
 
 

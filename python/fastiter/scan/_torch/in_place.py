@@ -18,13 +18,19 @@ from .ops import (
     empty_factors_gradient,
     forward_into,
     forward_twice,
+    last_state,
 )
+
+#: Bytes of a page, within which hardware prefetchers read ahead: beside narrower parts of rows they read what follows.
+_WIDE = 4096
 
 
 def kernels(scan: Scan, reverse: bool) -> Kernels:
     """Return the kernels of a scan; their tensors are x and the factors, with both axes B and T."""
-    forgets = None if scan.blocks else _forgets
-    return Kernels(_results, partial(_forward, scan, reverse), partial(_backward, scan, reverse), forgets)
+    both = partial(_forward, scan, reverse), partial(_backward, scan, reverse)
+    if scan.blocks:  # nearly all memory traffic is that of the matrices
+        return Kernels(_results, *both)
+    return Kernels(_results, *both, _forgets, partial(_last, reverse), _WIDE)
 
 
 def _both(tensors: Optional) -> tuple[Tensor, Tensor]:
@@ -48,6 +54,12 @@ def _forward(scan: Scan, reverse: bool, call: Forward) -> tuple[list[Tensor], li
         return [forward_twice(forward, h, copy)], [copy]
     last = forward_into(scan, forward, h)
     return [last], [copy.copy_(h)]
+
+
+def _last(reverse: bool, call: Forward) -> list[Tensor]:
+    x, a = _both(call.tensors)
+    state = None if call.state is None else call.state[0]
+    return [last_state(ScanForward(a, x, state, reverse, *call.cut))]
 
 
 def _backward(scan: Scan, reverse: bool, call: Backward) -> list[Tensor]:

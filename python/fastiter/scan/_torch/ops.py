@@ -139,6 +139,14 @@ def forward_twice(call: ScanForward, h: Tensor, copy: Tensor) -> Tensor:
     return last
 
 
+def last_state(call: ScanForward) -> Tensor:
+    """Return the final state of linear_scan, without computing h."""
+    a, x, state, *_, cu_seqlens = call
+    first, last = None if state is None else contiguous(state), empty_last(x, cu_seqlens)
+    LINEAR.forward(*_work(LINEAR, x, call.cut), flat_steps(a), flat_steps(x), first, None, last)
+    return last
+
+
 def _forward(scan: Scan, call: ScanForward) -> list[Tensor]:
     h = empty_steps(call.x, call.x.shape)
     return [h, forward_into(scan, call, h)]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...._torch.distributed.affine import Affine
 from ...._torch.distributed.collectives import Line
-from ...._torch.distributed.engine import Affine
 from ....scan._torch.functional import block_scan, linear_scan
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ...._torch.distributed.engine import Affine, Entered
+from ...._torch.distributed.affine import Affine
+from ...._torch.distributed.engine import Entered
 from ...._torch.distributed.sharding import Meeting
 from ..._cells import NewtonInfo
 from .newton import Options
