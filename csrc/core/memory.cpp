@@ -1,4 +1,5 @@
 #include "core/memory.hpp"
+#include "core/cpu/team.hpp"
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -48,6 +49,14 @@ Memory fresh(size_t bytes) {
 }
 
 } // namespace
+
+int64_t second_level_cache() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); // asking again would leave a virtual machine each time
+    if (bytes > 0) return bytes;
+#endif
+    return 1 << 20;
+}
 
 Memory take_memory(size_t bytes) {
     {

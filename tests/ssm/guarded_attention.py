@@ -18,6 +18,8 @@ from tests.ssm.calls import some_bounds, some_lengths, some_resets
 from tests.ssm.mlstm_calls import mlstm_inputs
 from tests.support.guarded import copies, guarded
 
+#: NaN with low bits that would be an exponent beyond the largest, if they were taken for a number
+NAN = {np.float32: np.uint32(0x7FC0008C).view(np.float32), np.float64: np.uint64(0x7FF8000000000480).view(np.float64)}
 SIZES = [(1, 1, 1, 1), (49, 2, 3, 5), (60, 2, 17, 33), (7, 4, 64, 65)]  # steps, heads, K, V
 
 
@@ -26,6 +28,8 @@ def every_case(dtype: Any) -> Iterator[tuple[str, dict[str, Any], bool]]:
     for (time, heads, keys, values), decay, at_end in itertools.product(SIZES, ("none", "vector"), (False, True)):
         size, shared = (2, time, heads, keys, values), 2 if heads == 4 else 1
         inputs = attention_inputs(size, dtype, decay, shared=shared, bonus=True)
+        if inputs.log_decay is not None:
+            inputs.log_decay[1, time // 2, 0] = NAN[dtype]
         cut = {"lengths": some_lengths(2, time), "reset": some_resets(2, time)}
         yield "linear_attention", guarded_copies({**inputs.arguments(), **cut}, at_end), at_end
         one = mlstm_inputs((1, time, heads, keys, values), dtype, shared=shared, sequences=3)

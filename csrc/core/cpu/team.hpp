@@ -30,6 +30,9 @@ struct Team {
     Stop* stop = nullptr;
 };
 
+// Bytes of the second-level cache of a core; 1 MB where the system does not tell
+int64_t second_level_cache();
+
 // Bounds [begin, end) of part `index` of `count` nearly equal parts
 struct Range {
     int64_t begin, end;

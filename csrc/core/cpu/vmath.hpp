@@ -41,9 +41,10 @@ template <class T> FASTITER_INLINE Reduced<T> reduce(vec<T> x) {
     return {n, fma(n, -C::ln2_lo, fma(n, -C::ln2_hi, x))};
 }
 
-// 2^n for integers n in the range of normal exponents, given n + C::round, whose low bits are n
+// 2^n for integers n in the range of normal exponents, given n + C::round, whose low bits are n; any number for NaN, whose
+// low bits may be anything
 template <class T> FASTITER_INLINE vec<T> power_of_two(vec<T> rounded) {
-    return (vec<T>)(((mask<T>)rounded << ExpConstants<T>::mantissa) + (mask<T>)broadcast(T(1)));
+    return (vec<T>)(((raw_bits<T>)rounded << ExpConstants<T>::mantissa) + (raw_bits<T>)broadcast(T(1)));
 }
 
 // e^r for |r| <= ln(2)/2

@@ -1,21 +1,11 @@
 // Jacobi and Gauss-Seidel sweeps of the Bellman operator.
 #include "core/cpu/simd.hpp"
 #include "mdp/cpu/kernels.hpp"
-#include <unistd.h>
 
 namespace fastiter::mdp::FASTITER_LEVEL {
 namespace {
 
 constexpr double kInfinity = __builtin_inf();
-// Bytes of the second-level cache of a core; 1 MB where the system does not tell
-int64_t second_level() {
-#ifdef _SC_LEVEL2_CACHE_SIZE
-    static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); // asking again would leave a virtual machine each time
-    if (bytes > 0) return bytes;
-#endif
-    return 1 << 20;
-}
-
 // Entries between the prefetch of a value and its use: none where v and the entries that pass fit the second-level cache,
 // more where v leaves the third-level cache to other arrays. 10^5, 2 10^5 and 10^6 states of a Garnet on Zen 4 take 1.7,
 // 1.8 and 3.0 ns per entry without or with prefetches into the first-level cache, whose few misses in flight they use
@@ -24,7 +14,7 @@ int64_t second_level() {
 constexpr int kNear = 32, kFar = 160;
 template <class T> int ahead_of(const Process<T>& p) {
     const int64_t bytes = p.states * int64_t(sizeof(T));
-    return bytes <= second_level() / 2 ? 0 : bytes <= 4 << 20 ? kNear : kFar;
+    return bytes <= second_level_cache() / 2 ? 0 : bytes <= 4 << 20 ? kNear : kFar;
 }
 // In place of a number of entries: the entries are those of a shared row, whose sum is read or computed again
 constexpr int kExpected = -1, kShared = -2;
