@@ -57,7 +57,8 @@ FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h
 
 template <class T, bool Complex, bool Small, bool Lanes>
 void advance_all(const Tile<T>& w, int64_t N, const T* rates, T* h) {
-    constexpr int64_t kMaxStates = Complex ? kVectorBytes == 64 ? 4 : 2 : kVectorBytes == 64 && !Lanes ? 16 : 8;
+    // With more, states would be spilled to memory and reloaded at every step.
+    constexpr int64_t kMaxStates = Complex ? kVectorBytes == 64 ? 4 : 2 : 8;
     w.lines->divide(w.steps * ceil_div(N, kMaxStates));
     int64_t n = 0;
     for (; n + kMaxStates <= N; n += kMaxStates) advance<T, Complex, kMaxStates, Small, Lanes>(w, n, rates, h);
