@@ -98,11 +98,14 @@ template <class S> FASTITER_NOINLINE void read_piece(const Piece<const S>& p, ac
     }
 }
 
-template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const accumulate_t<S>* tile, int64_t line) {
+// `past_caches`: with streaming stores where channels or steps are contiguous
+template <class S>
+FASTITER_NOINLINE void write_piece(const Piece<S>& p, const accumulate_t<S>* tile, int64_t line, bool past_caches) {
     using T = accumulate_t<S>;
     constexpr int W = lanes<T>;
     if (p.channel == 1 || p.channels == 1) {
-        for (int64_t t = 0; t < p.steps; ++t) store_up_to(p.data + t * p.time, load(tile + t * line), p.channels);
+        for (int64_t t = 0; t < p.steps; ++t)
+            put_up_to(p.data + t * p.time, load(tile + t * line), p.channels, past_caches);
     } else if (p.is_quadruples()) {
         vec<T> v[] = {load(tile), load(tile + line), load(tile + 2 * line), load(tile + 3 * line)};
         join_4<T>(v);
@@ -116,7 +119,7 @@ template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const a
             transpose<T>(v);
 #pragma GCC unroll 16
             for (int c = 0; c < W; ++c)
-                if (c < p.channels) store_up_to(p.data + c * p.channel + t, v[c], steps);
+                if (c < p.channels) put_up_to(p.data + c * p.channel + t, v[c], steps, past_caches);
         }
     } else {
         for (int64_t t = 0; t < p.steps; ++t)
@@ -128,7 +131,7 @@ template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const a
 // Compiled once, in tiles.cpp
 #define FASTITER_PIECES(S)                                                             \
     extern template void read_piece(const Piece<const S>&, accumulate_t<S>*, int64_t); \
-    extern template void write_piece(const Piece<S>&, const accumulate_t<S>*, int64_t);
+    extern template void write_piece(const Piece<S>&, const accumulate_t<S>*, int64_t, bool);
 FASTITER_PIECES(float)
 FASTITER_PIECES(double)
 FASTITER_PIECES(bf16)
@@ -160,10 +163,11 @@ template <class T> FASTITER_INLINE void read_tile(const Signal& x, const Place& 
     });
 }
 template <class T>
-FASTITER_INLINE void write_tile(const Signal& x, const Place& at, const T* tile, int64_t line = lanes<T>) {
+FASTITER_INLINE void write_tile(const Signal& x, const Place& at, const T* tile, int64_t line = lanes<T>,
+                                bool past_caches = false) {
     with_storage<T>(x, [&]<class S>(S* data) {
         const int64_t from = at.row * x.row + at.channel * x.channel + at.time * x.time;
-        write_piece<S>({data + from, x.channel, x.time, at.channels, at.steps}, tile, line);
+        write_piece<S>({data + from, x.channel, x.time, at.channels, at.steps}, tile, line, past_caches);
     });
 }
 

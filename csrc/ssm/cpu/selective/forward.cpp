@@ -29,7 +29,8 @@ FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h
     Number<T, Complex> state[Count];
 #pragma GCC unroll 16
     for (int i = 0; i < Count; ++i) state[i] = load_number<T, Complex>(h + (n + i) * P * W);
-    for (int64_t t = 0; t < w.steps; ++t) {
+    Weights<T> B = weights_from<T, Complex, Lanes>(w.B, 0, n), C = weights_from<T, Complex, Lanes>(w.C, 0, n);
+    for (int64_t t = 0; t < w.steps; ++t, B.data += B.time, C.data += C.time) {
         if (w.reset && w.reset[t])
             for (auto& s : state) s = {};
         w.lines->fetch();
@@ -42,12 +43,12 @@ FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h
             decay<T, Complex, Small, kLockstep>(d, rates + (n + i) * R * W, a);
 #pragma GCC unroll 4
             for (int j = 0; j < kLockstep; ++j) {
-                const auto input = scaled(du, weight<T, Complex, Lanes>(w.B, t, n + i + j));
+                const auto input = scaled(du, weight<T, Complex, Lanes>(B, i + j));
                 state[i + j] = multiply_add(a[j], state[i + j], input);
             }
 #pragma GCC unroll 4
             for (int j = 0; j < kLockstep; ++j)
-                y = add_real_part<T, Complex, false>(state[i + j], weight<T, Complex, Lanes>(w.C, t, n + i + j), y);
+                y = add_real_part<T, Complex, false>(state[i + j], weight<T, Complex, Lanes>(C, i + j), y);
         }
         store(w.y + t * W, y);
     }
@@ -57,7 +58,8 @@ FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h
 
 template <class T, bool Complex, bool Small, bool Lanes>
 void advance_all(const Tile<T>& w, int64_t N, const T* rates, T* h) {
-    constexpr int64_t kMaxStates = Complex ? kVectorBytes == 64 ? 4 : 2 : kVectorBytes == 64 && !Lanes ? 16 : 8;
+    // With more, states would be spilled to memory and reloaded at every step.
+    constexpr int64_t kMaxStates = Complex ? kVectorBytes == 64 ? 4 : 2 : 8;
     w.lines->divide(w.steps * ceil_div(N, kMaxStates));
     int64_t n = 0;
     for (; n + kMaxStates <= N; n += kMaxStates) advance<T, Complex, kMaxStates, Small, Lanes>(w, n, rates, h);
@@ -78,7 +80,7 @@ template <class T, bool Complex> class Forward {
 
 public:
     Forward(const SelectiveScan<T>& p, void* memory)
-        : p_(p), s_(p.shape), numbers_(s_.N * P), lanes_(p.B.fixed || p.C.fixed) {
+        : p_(p), s_(p.shape), numbers_(s_.N * P), lanes_(p.B.fixed || p.C.fixed), streams_(streams<T>(p.out, s_)) {
         Arena cut(memory);
         rates_.take(cut, s_.N);
         h_ = cut.take<T>(kPanel * numbers_ * W);
@@ -180,7 +182,7 @@ private:
                 }
             });
         }
-        write_tile(p_.out, at, y_);
+        write_tile(p_.out, at, y_, W, streams_);
     }
 
     // Finds what to prefetch: the tile after block b, that is the next block's, or the first one of the next steps.
@@ -190,7 +192,8 @@ private:
         const int64_t next = same ? b + 1 : 0, from = same ? time : time + kTile;
         const Place at = {q.row, unit.channel(next), unit.width(next), q.start + from, min_of(kTile, q.steps - from)};
         if (at.steps <= 0) return;
-        for (const Signal* x : {&p_.u, &p_.delta, &p_.z, &p_.out}) lines_.add<T>(*x, at);
+        for (const Signal* x : {&p_.u, &p_.delta, &p_.z}) lines_.add<T>(*x, at);
+        if (!streams_) lines_.add<T>(p_.out, at);
     }
 
     void zero_padding(const Unit<T>& unit, const Sequence& q, int64_t from, int64_t to) {
@@ -202,7 +205,7 @@ private:
     const SelectiveScan<T>& p_;
     const SelectiveShape& s_;
     const int64_t numbers_; // numbers in a channel's states
-    const bool lanes_;
+    const bool lanes_, streams_;
     Rates<T, Complex> rates_;
     ProjectionTile<T, Complex> B_, C_;
     Lines lines_;
@@ -221,6 +224,7 @@ template <class T, bool Complex> void run_units(const SelectiveScan<T>& p, Team 
     Forward<T, Complex> kernel(p, memory + size_t(team.id) * Forward<T, Complex>(p, nullptr).bytes());
     const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
     for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.shape, panels, u), team);
+    stream_fence();
 }
 
 template <class T> void forward(const SelectiveScan<T>& p, Team team) {

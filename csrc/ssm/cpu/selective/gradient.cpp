@@ -59,7 +59,8 @@ template <class T, bool Complex> class Backward {
 public:
     Backward(const SelectiveGradient<T>& p, const Parts<T>& parts, void* memory)
         : p_(p), f_(p.forward), s_(p.forward.shape), parts_(parts), numbers_(s_.N * P),
-          lanes_(f_.B.fixed || f_.C.fixed) {
+          lanes_(f_.B.fixed || f_.C.fixed), streams_du_(streams<T>(p.du, s_)),
+          streams_ddelta_(streams<T>(p.ddelta, s_)), streams_dz_(streams<T>(p.dz, s_)) {
         Arena cut(memory);
         rates_.take(cut, s_.N);
         B_.take(cut, f_.B, s_.N, lanes_);
@@ -118,7 +119,7 @@ private:
             const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
             read_tile(states_of(f_.states, s_.D, numbers_), {tile, at.channel, at.channels, 0, numbers_}, before_);
             const vec<T> largest = read(at);
-            find_next(unit, q, b, time);
+            find_next(unit, q, b, time, tile);
             const int64_t block = b * numbers_ * W;
             const Tile<T, Complex> w = {d_,
                                         f_.z.data != nullptr,
@@ -201,7 +202,7 @@ private:
         if (p_.dz.data) {
             if (!p_.d_out.data) fill_zero(z_, at.steps * W); // whatever y is
             for (int64_t i = 0; p_.d_out.data && i < at.steps * W; i += W) store(z_ + i, load(z_ + i) * load(y_ + i));
-            write_tile(p_.dz, at, z_);
+            write_tile(p_.dz, at, z_, W, streams_dz_);
         }
         vec<T> dD = load(dD_ + b * W), dbias = load(dbias_ + b * W);
         for (int64_t i = 0; i < at.steps * W; i += W) {
@@ -214,8 +215,8 @@ private:
         }
         store(dD_ + b * W, dD);
         store(dbias_ + b * W, dbias);
-        if (p_.du.data) write_tile(p_.du, at, dx_);
-        if (p_.ddelta.data) write_tile(p_.ddelta, at, dd_);
+        if (p_.du.data) write_tile(p_.du, at, dx_, W, streams_du_);
+        if (p_.ddelta.data) write_tile(p_.ddelta, at, dd_, W, streams_ddelta_);
     }
 
     void write_projections(const Unit<T>& unit, const Sequence& q, int64_t time, int64_t steps) {
@@ -264,13 +265,19 @@ private:
     }
 
     // Finds what to prefetch: the tile after block b, that is the next block's, or the first one of the earlier steps.
-    void find_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
+    void find_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time, int64_t tile) {
         lines_.clear();
         const bool same = b + 1 < unit.blocks;
         const int64_t next = same ? b + 1 : 0, from = same ? time : time - kTile;
         if (from < 0) return;
         const Place at = {q.row, unit.channel(next), unit.width(next), q.start + from, min_of(kTile, q.steps - from)};
-        for (const Signal* x : {&f_.u, &f_.delta, &f_.z, &p_.d_out, &p_.du, &p_.ddelta, &p_.dz}) lines_.add<T>(*x, at);
+        for (const Signal* x : {&f_.u, &f_.delta, &f_.z, &p_.d_out}) lines_.add<T>(*x, at);
+        if (!streams_du_) lines_.add<T>(p_.du, at);
+        if (!streams_ddelta_) lines_.add<T>(p_.ddelta, at);
+        if (!streams_dz_) lines_.add<T>(p_.dz, at);
+        // Its states, or the first of them, which are contiguous
+        const Place saved = {same ? tile : tile - 1, at.channel, at.channels, 0, min_of(numbers_, kTile)};
+        lines_.add<T>(states_of(f_.states, s_.D, numbers_), saved);
     }
 
     const SelectiveGradient<T>& p_;
@@ -278,7 +285,7 @@ private:
     const SelectiveShape& s_;
     const Parts<T>& parts_;
     const int64_t numbers_; // numbers in a channel's states
-    const bool lanes_;
+    const bool lanes_, streams_du_, streams_ddelta_, streams_dz_;
     Rates<T, Complex> rates_;
     ProjectionTile<T, Complex> B_, C_;
     Lines lines_;
@@ -297,6 +304,7 @@ template <class T, bool Complex> void run_units(const SelectiveGradient<T>& p, T
     const Panels<T> panels(p.forward.shape);
     const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
     for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.forward.shape, panels, u), team);
+    stream_fence();
     parts.add(p, team);
 }
 

@@ -37,6 +37,17 @@ template <class T> struct Unit {
     int64_t channel(int64_t b) const { return first_channel + b * lanes<T>; }
 };
 
+// Whether a result is written past the caches, and so not prefetched: it exceeds them, and its tiles are whole lines.
+template <class T> bool streams(const Signal& x, const SelectiveShape& s) {
+    constexpr int64_t W = lanes<T>;
+    if (kVectorBytes != 64 || !x.data || s.sequences.starts) return false;
+    if (x.storage != (sizeof(T) == 8 ? Storage::f64 : Storage::f32)) return false;
+    if (s.sequences.count * s.sequences.T * s.D * int64_t(sizeof(T)) <= kCached) return false;
+    const bool by_time = x.time == 1 && x.channel % W == 0;
+    const bool by_channel = x.channel == 1 && x.time % W == 0 && s.D / s.G % W == 0;
+    return (by_time || by_channel) && x.row % W == 0 && reinterpret_cast<uintptr_t>(x.data) % kVectorBytes == 0;
+}
+
 // The cache lines of the next tile, prefetched into the second-level cache a few at each step of the current one: many
 // at once would wait for each other, and the loop for them. They are too far apart for the hardware prefetcher, and
 // with strides of a power of two they map to the same few sets of the first-level cache.
@@ -60,12 +71,13 @@ public:
     // Divides the lines among `steps` calls of fetch.
     void divide(int64_t steps) { share_ = ceil_div(count_, steps); }
     FASTITER_INLINE void fetch() {
-        for (const int64_t to = min_of(next_ + share_, count_); next_ < to; ++next_)
-            __builtin_prefetch(lines_[next_], 0, 2);
+        const int64_t from = next_, to = min_of(from + share_, count_);
+        for (int64_t i = from; i < to; ++i) __builtin_prefetch(lines_[i], 0, 2);
+        next_ = to;
     }
 
 private:
-    static constexpr int64_t kMaxLines = 7 * kTile; // signals, and lines of a tile in any layout
+    static constexpr int64_t kMaxLines = 8 * kTile; // 7 signals and the states, and lines of a tile in any layout
     const void* lines_[kMaxLines];
     int64_t count_ = 0, next_ = 0, share_ = 0;
 };
@@ -77,11 +89,17 @@ template <class T> struct Weights {
     int64_t time = 0, part = 0;
 };
 
+// Those from step t and state n on
 template <class T, bool Complex, bool Lanes>
-FASTITER_INLINE Number<T, Complex> weight(const Weights<T>& w, int64_t t, int64_t n) {
-    if constexpr (Lanes) return load_number<T, Complex>(w.data + t * w.time + n * kParts<Complex> * lanes<T>);
+FASTITER_INLINE Weights<T> weights_from(const Weights<T>& w, int64_t t, int64_t n) {
+    return {w.data + t * w.time + n * (Lanes ? kParts<Complex> * lanes<T> : 1), w.time, w.part};
+}
+
+// The weight of state n at the first step. For a constant n its address needs no instruction.
+template <class T, bool Complex, bool Lanes> FASTITER_INLINE Number<T, Complex> weight(const Weights<T>& w, int n) {
+    if constexpr (Lanes) return load_number<T, Complex>(w.data + n * kParts<Complex> * lanes<T>);
     Number<T, Complex> y;
-    for (int i = 0; i < kParts<Complex>; ++i) y.part[i] = broadcast(w.data[t * w.time + i * w.part + n]);
+    for (int i = 0; i < kParts<Complex>; ++i) y.part[i] = broadcast(w.data[i * w.part + n]);
     return y;
 }
 

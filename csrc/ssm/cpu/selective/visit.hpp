@@ -55,7 +55,8 @@ FASTITER_NOINLINE void recompute(const Tile<T, Complex>& w, int64_t n, const Sta
     }
     T* x = w.signals;
     T* history = w.history;
-    for (int64_t t = 0; t < w.steps; ++t, x += W, history += 2 * Count * P * W) {
+    Weights<T> B = weights_from<T, Complex, Lanes>(w.B, 0, n), C = weights_from<T, Complex, Lanes>(w.C, 0, n);
+    for (int64_t t = 0; t < w.steps; ++t, x += W, history += 2 * Count * P * W, B.data += B.time, C.data += C.time) {
         if (w.reset && w.reset[t])
             for (auto& x : state) x = {};
         w.lines->fetch();
@@ -67,7 +68,7 @@ FASTITER_NOINLINE void recompute(const Tile<T, Complex>& w, int64_t n, const Sta
             decay<T, Complex, Small, kLockstep>(d, s.rates + (n + i) * R * W, a);
 #pragma GCC unroll 8
             for (int j = 0; j < kLockstep; ++j) {
-                const auto input = scaled(du, weight<T, Complex, Lanes>(w.B, t, n + i + j));
+                const auto input = scaled(du, weight<T, Complex, Lanes>(B, i + j));
                 state[i + j] = multiply_add(a[j], state[i + j], input);
                 store_number(history + (Count + i + j) * P * W, a[j]);
                 store_number(history + (2 * Count + i + j) * P * W, state[i + j]);
@@ -77,7 +78,7 @@ FASTITER_NOINLINE void recompute(const Tile<T, Complex>& w, int64_t n, const Sta
         vec<T> y = load(x + 5 * kSignal<T>);
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i)
-            y = add_real_part<T, Complex, false>(state[i], weight<T, Complex, Lanes>(w.C, t, n + i), y);
+            y = add_real_part<T, Complex, false>(state[i], weight<T, Complex, Lanes>(C, i), y);
         store(x + 5 * kSignal<T>, y);
     }
 }
@@ -102,17 +103,18 @@ FASTITER_NOINLINE void visit(const Tile<T, Complex>& w, int64_t n, const States<
     const T* history = end - 2 * Count * P * W;
     T* dB = w.dB.at(n) + last * of_B;
     T* dC = w.dC.at(n) + last * of_C;
-    for (int64_t t = last; t >= 0; --t, x -= W, history -= 2 * Count * P * W, dB -= of_B, dC -= of_C) {
+    Weights<T> B = weights_from<T, Complex, Lanes>(w.B, last, n), C = weights_from<T, Complex, Lanes>(w.C, last, n);
+    for (int64_t t = last; t >= 0; --t) {
         const vec<T> d = load(x), du = load(x + kSignal<T>), dy = load(x + 2 * kSignal<T>);
         vec<T> dx = load(x + 3 * kSignal<T>), dd = load(x + 4 * kSignal<T>);
         const bool is_reset = w.reset && w.reset[t];
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i) {
             const int at = i * P * W;
-            const N l = add_scaled<T, Complex, true>(dy, weight<T, Complex, Lanes>(w.C, t, n + i), al[i]);
+            const N l = add_scaled<T, Complex, true>(dy, weight<T, Complex, Lanes>(C, i), al[i]);
             store_number(dC + at, add_scaled<T, Complex, true>(dy, after[i], load_number<T, Complex>(dC + at)));
             store_number(dB + at, add_scaled(du, l, load_number<T, Complex>(dB + at)));
-            dx = add_real_part<T, Complex, true>(l, weight<T, Complex, Lanes>(w.B, t, n + i), dx);
+            dx = add_real_part<T, Complex, true>(l, weight<T, Complex, Lanes>(B, i), dx);
             al[i] = conjugate_product(load_number<T, Complex>(history + Count * P * W + at), l);
             after[i] = load_number<T, Complex>(history + at);
             if (is_reset) {
@@ -125,6 +127,12 @@ FASTITER_NOINLINE void visit(const Tile<T, Complex>& w, int64_t n, const States<
         }
         store(x + 3 * kSignal<T>, dx);
         store(x + 4 * kSignal<T>, dd);
+        x -= W;
+        history -= 2 * Count * P * W;
+        dB -= of_B;
+        dC -= of_C;
+        B.data -= B.time;
+        C.data -= C.time;
     }
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
