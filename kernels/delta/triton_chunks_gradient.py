@@ -281,7 +281,7 @@ def delta_chunk_keys_bwd_kernel(
                 S_do += dot(load_lines(at_do, reads, column, V, BV), tl.trans(S), PRECISION)
             dS = load_state(dstates + line * K * V, first_row, c, V, K, BK)
             dS_e += dot(load_lines(at_e, valid, column, V, BV), tl.trans(dS), PRECISION)
-            overlap += tl.sum(S * dS, 1)
+            overlap += tl.sum(S.to(tl.float32) * dS.to(tl.float32), 1)
         keys, queries = load_lines(at_k, valid, first_row, K, BK), load_lines(at_q, reads, first_row, K, BK)
         of = sums + (line * BLOCKS + block) * 3 * C + f
         tl.store(of, tl.sum(queries.to(tl.float32) * S_do + keys.to(tl.float32) * S_du, 1))

@@ -27,7 +27,7 @@ KERNELS = {
     "strengths_bwd": ("q k beta decay inverse sums dbeta ddecay", "q k", "K BK BLOCKS M STEPS C PRECISION"),
 }
 #: Memory in float32 whatever the dtype of the signals
-_WIDE = ("inverse", "last", "states", "dlast", "dstates", "sums", "saved")
+_WIDE = ("inverse", "last", "dlast", "sums")
 
 
 def variant(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..._torch import launch
 from ..._torch.ops import contiguous, unit_stride
-from .ops import DeltaBackward, DeltaForward, forward_outputs, gradients_of
+from .ops import DeltaBackward, DeltaForward, carried, forward_outputs, gradients_of, stored
 from .work import Work, factor_strides, strides, work_of
 
 #: Bytes of scratch memory for states; calls that need more process the heads in several parts.
@@ -146,10 +146,16 @@ class _Part(NamedTuple):
         """Return scratch memory with an entry for each chunk and head, by default in float32."""
         return self.like.new_empty((*self.lines, *shape), dtype=dtype or torch.float32)
 
+    def new_states(self) -> Tensor:
+        """Return scratch memory for a state at each chunk."""
+        return self.new(self.work.sizes.keys, self.work.sizes.values, dtype=stored(self.like.dtype))
 
-def _heads_of(work: Work, copies: int) -> int:
+
+def _heads_of(work: Work, like: Tensor, copies: int) -> int:
     """Return the number of heads for which ``copies`` copies of the states before all chunks fit in the scratch."""
-    return max(1, SCRATCH // max(1, copies * work.lines * work.sizes.keys * work.sizes.values * 4))
+    return max(
+        1, SCRATCH // max(1, copies * work.lines * work.sizes.keys * work.sizes.values * stored(like.dtype).itemsize)
+    )
 
 
 def _parts(work: Work, like: Tensor, at_once: int) -> Iterator[_Part]:
@@ -196,11 +202,11 @@ def forward(call: DeltaForward) -> list[Tensor]:
     every |= {"e": saving[0] if saving else call.q.new_empty(call.v.shape)}
     every |= {"o": o, "last": last, "chunks": -(-sizes.time // work.steps)}
     direct = bool(saving) and work.period == work.steps  # the states before all chunks are exactly the states to save
-    for part in _parts(work, call.q, max(1, sizes.heads) if direct else _heads_of(work, 1)):
+    for part in _parts(work, call.q, max(1, sizes.heads) if direct else _heads_of(work, call.q, 1)):
         size, keys = chunk_of(call.q.dtype), sizes.keys
         every["inverse"] = part.new(3, size, size)
         every["moved"] = part.new(size, keys, dtype=call.q.dtype)
-        every["states"] = saving[1] if direct else part.new(keys, sizes.values)
+        every["states"] = saving[1] if direct else part.new_states()
         every["saved"] = saving[1] if saving and not direct else None
         gates = "beta decay reset_row inverse"
         part.run("inverse", _chosen(every, "k", f"{gates} chunks"), "K BK M STEPS C PRECISION", every["chunks"])
@@ -219,7 +225,7 @@ def backward(call: DeltaBackward) -> list[Tensor]:
     dq, dk, dv, dbeta = gradients[:4]
     ddecay = None if call.decay is None else gradients[4]
     shape = (work.sequences, *call.states.shape[1:])
-    dlast = gradients[-1] if call.needs_state else call.states.new_empty(shape)
+    dlast = gradients[-1] if call.needs_state else call.q.new_empty(shape, dtype=carried(call.q.dtype))
     if call.lengths is not None:
         for x in (dq, dk, dv, dbeta, *([] if ddecay is None else [ddecay])):
             x.zero_()
@@ -236,21 +242,23 @@ def backward(call: DeltaBackward) -> list[Tensor]:
     every |= {"dq": dq, "dk": dk, "dv": dv, "dbeta": dbeta, "ddecay": ddecay, "dlast": dlast, "last": None}
     every |= {"chunks": -(-sizes.time // work.steps), "periods": -(-sizes.time // work.period)}
     direct, saved = work.period == work.steps, contiguous(call.states)
-    in_place = direct and _heads_of(work, 1) >= sizes.heads  # saved states of some of the heads have to be copied
-    for part in _parts(work, call.q, _heads_of(work, 1 if in_place else 2)):
+    in_place = (
+        direct and _heads_of(work, call.q, 1) >= sizes.heads
+    )  # saved states of some of the heads have to be copied
+    for part in _parts(work, call.q, _heads_of(work, call.q, 1 if in_place else 2)):
         _backward_part(part, every, saved, direct)
     return gradients
 
 
 def _backward_part(part: _Part, every: dict[str, Any], saved: Tensor, direct: bool) -> None:
     sizes, chunks, size = part.work.sizes, every["chunks"], chunk_of(part.like.dtype)
-    inverse, state = part.new(3, size, size), (sizes.keys, sizes.values)
-    every = every | {"inverse": inverse, "dstates": part.new(*state), "sums": part.new(part.key_blocks, 3, size)}
+    inverse = part.new(3, size, size)
+    every = every | {"inverse": inverse, "dstates": part.new_states(), "sums": part.new(part.key_blocks, 3, size)}
     tiles, gates = "K V BK BV M STEPS C PRECISION", "beta decay reset_row inverse chunks"
     if direct:
         every["states"] = contiguous(saved[:, part.first : part.first + part.part])
     else:
-        every |= {"states": part.new(*state), "saved": saved, "moved": None}
+        every |= {"states": part.new_states(), "saved": saved, "moved": None}
         arguments = _chosen(every, "k", "beta decay reset_row moved e last states saved periods")
         part.run("states_fwd", arguments, "K V BK BV M STEPS PERIOD C PRECISION", every["periods"])
     every["moved"] = part.new(size, sizes.keys, dtype=part.like.dtype)
