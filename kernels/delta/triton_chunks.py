@@ -1,15 +1,16 @@
 """The delta rule on tensor cores, in chunks of at most C (32 or 64) factors, in the notation of docs/delta/theory.md.
 
-Everything independent of the state is computed for all chunks at once: the inverse T of I + A diag(b), X = T V and
-Y = T diag(d) K. Then a program for each head and BV columns of its state processes chunk after chunk, with the state in
-registers: E = X - Y S and S = d S + K^T diag(to_end b) E, where to_end contains the decays from each factor to the end
-of its chunk. It writes the states before all chunks; outputs and gradients follow for all chunks at once. The gradient
-does the same with U = diag(b) dE = R + Z dS, which is also dV: R = P dO, P = T^T diag(b) (D Q K^T)^T, and
-Z = T^T diag(b to_end) K.
+Everything independent of the state is computed for all chunks at once: the inverse T of I + A diag(b), which stays in
+registers, X = T V and Y = T diag(d) K. Then a program for each head and BV columns of its state processes chunk after
+chunk, with the state in registers: E = X - Y S and S = d S + K^T diag(to_end b) E, where to_end contains the decays
+from each factor to the end of its chunk. It writes the states before all chunks; outputs and gradients follow for all
+chunks at once. The gradient does the same with U = diag(b) dE = R + Z dS, which is also dV: R = P dO,
+P = T^T diag(b) (D Q K^T)^T, and Z = T^T diag(b to_end) K.
 
 PRECISION is the precision of the products: "bf16", or as for tl.dot. A line is a chunk of a sequence. Scratch memory
-has `part` heads, beginning with head `first`: `inverse` (line, head, 3, C, C) contains T, D and a third matrix,
-`moved` (line, head, C, K) Y or Z, `states` (line, head, K, V) the states before all chunks.
+has `part` heads, beginning with head `first`: `moved` (line, head, C, K) contains Y or Z. `states`
+(line, head, K, V), the states before all chunks, has `state_heads` heads: it is scratch memory or begins with that head
+of the saved states. With products in bfloat16, states in memory are bfloat16.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..common.triton_sequences import line_of, sequence
 from ..common.triton_states import between, last_of, load_lines, load_state, state_at, store_state
 from .triton_delta import decays
 
-_SIZES = ["reset_row", "time", "chunks", "periods", "first", "part"]
+_SIZES = ["reset_row", "time", "chunks", "periods", "first", "part", "state_heads"]
 
 
 @triton.jit
@@ -79,16 +80,44 @@ def after(
 
 
 @triton.jit
-def join_blocks(p, at, SIZE: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr):
-    """Invert a triangular block at (at, at) of the matrix at p, in place.
+def products_of(g, decay, reset, C: tl.constexpr):
+    """D of a chunk"""
+    if (decay is None) and (reset is None):
+        return tl.where(tl.arange(0, C)[:, None] >= tl.arange(0, C)[None, :], 1.0, 0.0)
+    else:
+        return between(g[:, None], C)
 
-    Its two diagonal blocks P and R are inverted already: the block X below them becomes -R X P.
-    """
-    here = p + (at + tl.arange(0, SIZE)[:, None]) * C + at + tl.arange(0, SIZE)[None, :]
-    below = here + SIZE * C
-    moved = dot(tl.load(below + SIZE), tl.load(below), PRECISION)
-    tl.store(below, -dot(moved, tl.load(here), PRECISION))
-    tl.debug_barrier()
+
+@triton.jit
+def solved(system, C: tl.constexpr, PRECISION: tl.constexpr):
+    """(I + system)^-1 of a strictly lower triangular system (C, C), in blocks of 16 that are joined to larger ones"""
+    B: tl.constexpr = C // 16
+    row, column = tl.arange(0, B)[:, None, None, None], tl.arange(0, B)[None, None, :, None]
+    i, j = tl.arange(0, 16)[None, :, None], tl.arange(0, 16)[None, None, :]
+    unsolved = tl.sum(tl.where(row == column, tl.reshape(system, (B, 16, B, 16)), 0.0), 2)
+    blocks = tl.where(i == j, 1.0, unsolved * 0.0)
+    for r in range(1, 16):
+        line = tl.sum(tl.where(i == r, unsolved, 0.0), 1)
+        below = tl.sum(line[:, :, None] * blocks, 1)
+        blocks = tl.where(i == r, blocks - below[:, None, :], blocks)
+    T = tl.reshape(tl.where(row == column, blocks[:, :, None, :], 0.0), (C, C))
+    f = tl.arange(0, C)
+    for level in tl.static_range(4, 6):
+        if C > 1 << level:
+            # Two blocks P and R on the diagonal are inverted already: the block X below P and before R becomes -R X P.
+            pairs = (f[:, None] > f[None, :]) & ((f[:, None] ^ f[None, :]) >> level == 1)
+            T -= dot(dot(T, tl.where(pairs, system, 0.0), PRECISION), T, PRECISION)
+    return T
+
+
+@triton.jit
+def inverse_of(at_k, valid, b, D, K: tl.constexpr, BK: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr):
+    """T of a chunk with keys at at_k and strengths b"""
+    f, kk = tl.arange(0, C), tl.zeros((C, C), tl.float32)
+    for first in range(0, K, BK):
+        keys = load_lines(at_k, valid, first, K, BK)
+        kk += dot(keys, tl.trans(keys), PRECISION)
+    return solved(tl.where(f[:, None] > f[None, :], D * kk * b[None, :], 0.0), C, PRECISION)
 
 
 @triton.jit
@@ -112,7 +141,8 @@ def dot_parts(p, valid, S, K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.cons
     """Rows of K elements at p times a state"""
     product = dot(load_lines(p, valid, 0, K, BK), S[0], PRECISION)
     for first in tl.static_range(BK, K, BK):
-        tl.debug_barrier()  # to save registers, operands are loaded only when the previous ones are no longer needed
+        if PRECISION != "bf16":
+            tl.debug_barrier()  # to save registers, operands are loaded when the previous ones are no longer needed
         product += dot(load_lines(p, valid, first, K, BK), S[first // BK], PRECISION)
     return product
 
@@ -122,96 +152,22 @@ def add_parts(by, S, p, valid, w, K: tl.constexpr, BK: tl.constexpr, PRECISION: 
     """by S + k^T w, with the keys as rows of K elements at p"""
     parts = ()
     for first in tl.static_range(0, K, BK):
-        tl.debug_barrier()
+        if PRECISION != "bf16":
+            tl.debug_barrier()
         keys = tl.trans(load_lines(p, valid, first, K, BK))
         parts = parts + (by * S[first // BK] + dot(keys, w, PRECISION),)
     return parts
-
-
-@triton.jit
-def products_at(p, decay, reset, C: tl.constexpr):
-    """D of a chunk, which is stored at p if there are decays"""
-    j, i = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    if (decay is None) and (reset is None):
-        return tl.where(j >= i, 1.0, 0.0)
-    else:
-        return tl.load(p + j * C + i)
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def delta_chunk_inverse_kernel(
-    k,
-    beta,
-    decay,
-    reset,
-    lengths,
-    starts,
-    inverse,
-    k_row: tl.int64,
-    k_time: tl.int64,
-    k_factor: tl.int64,
-    k_head: tl.int64,
-    reset_row: tl.int64,
-    time: tl.int64,
-    heads: tl.int64,
-    chunks: tl.int64,
-    first: tl.int64,
-    part: tl.int64,
-    K: tl.constexpr,
-    BK: tl.constexpr,
-    M: tl.constexpr,
-    STEPS: tl.constexpr,
-    C: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """T of every chunk: the diagonal blocks of 16 by forward substitution, the others by products of blocks."""
-    s, n, own, chunk = place(first, part, chunks)
-    at = chunk * STEPS
-    row, start, count = sequence(lengths, starts, s, time)
-    if at < count:
-        t, m, valid = factors(start, at, count, M, STEPS, C)
-        f = tl.arange(0, C)
-        at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
-        kk = tl.zeros((C, C), tl.float32)
-        for i in range(0, K, BK):
-            keys = load_lines(at_k, valid, i, K, BK)
-            kk += dot(keys, tl.trans(keys), PRECISION)
-        b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0).to(tl.float32)
-        g = decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid)
-        D = between(g[:, None], C)
-        system = tl.where(f[:, None] > f[None, :], D * kk * b[None, :], 0)
-        to = inverse + ((line_of(starts, s, start, time, STEPS) + chunk) * part + own) * 3 * C * C
-        square = to + f[:, None] * C + f[None, :]
-        tl.store(square, system)
-        if (decay is not None) or (reset is not None):
-            tl.store(square + C * C, D)
-        tl.debug_barrier()
-        corner, i, j = tl.arange(0, C // 16)[:, None, None] * 16, tl.arange(0, 16)[:, None], tl.arange(0, 16)[None, :]
-        block = to + (corner + i[None, :, :]) * C + corner + j[None, :, :]
-        unsolved = tl.load(block)
-        solved = tl.where((i == j)[None, :, :], 1.0, unsolved * 0.0)
-        for r in range(1, 16):
-            line = tl.sum(tl.where((i == r)[None, :, :], unsolved, 0), 1)
-            below = tl.sum(line[:, :, None] * solved, 1)
-            solved = tl.where((i == r)[None, :, :], solved - below[:, None, :], solved)
-        tl.debug_barrier()
-        tl.store(block, solved)
-        tl.debug_barrier()
-        for at_block in range(0, C, 32):
-            join_blocks(to, at_block, 16, C, PRECISION)
-        if C == 64:
-            join_blocks(to, 0, 32, C, PRECISION)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def delta_chunk_products_fwd_kernel(
     k,
     v,
+    beta,
     decay,
     reset,
     lengths,
     starts,
-    inverse,
     e,
     moved,
     k_row: tl.int64,
@@ -237,29 +193,30 @@ def delta_chunk_products_fwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """X of every chunk, stored in the memory of e, and Y."""
+    """T of every chunk, X = T V, stored in the memory of e, and Y."""
     s, n, own, chunk = place(first, part, chunks)
     at = chunk * STEPS
     row, start, count = sequence(lengths, starts, s, time)
     if at < count:
         t, m, valid = factors(start, at, count, M, STEPS, C)
         f = tl.arange(0, C)
-        line = (line_of(starts, s, start, time, STEPS) + chunk) * part + own
-        at_T = inverse + line * 3 * C * C + f[:, None] * C + f[None, :]
+        line, factor = (
+            (line_of(starts, s, start, time, STEPS) + chunk) * part + own,
+            ((row * time + t) * M + m) * heads + n,
+        )
         at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
-        d = tl.cumprod(decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid), 0)
+        b = tl.load(beta + factor, valid, 0).to(tl.float32)
+        g = decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid)
+        T, d = inverse_of(at_k, valid, b, products_of(g, decay, reset, C), K, BK, C, PRECISION), tl.cumprod(g, 0)
         for first_row in range(0, K, BK):
             keys, i = load_lines(at_k, valid, first_row, K, BK), first_row + tl.arange(0, BK)
             to = moved + (line * C + f)[:, None] * K + i[None, :]
-            tl.store(to, dot(tl.load(at_T), d[:, None] * keys.to(tl.float32), PRECISION), (i < K)[None, :])
-            tl.debug_barrier()  # to save registers, T is loaded again
-        at_v = v + row * v_row + n * v_head + t * v_time + m * v_factor
-        at_e = e + (((row * time + t) * M + m) * heads + n) * V
+            tl.store(to, dot(T, d[:, None] * keys.to(tl.float32), PRECISION), (i < K)[None, :])
+        at_v, at_e = v + row * v_row + n * v_head + t * v_time + m * v_factor, e + factor * V
         for column in range(0, V, BV):
             values, c = load_lines(at_v, valid, column, V, BV), column + tl.arange(0, BV)
             in_values = valid[:, None] & (c < V)[None, :]
-            tl.store(at_e[:, None] + c[None, :], dot(tl.load(at_T), values, PRECISION), in_values)
-            tl.debug_barrier()
+            tl.store(at_e[:, None] + c[None, :], dot(T, values, PRECISION), in_values)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -285,6 +242,7 @@ def delta_chunk_states_fwd_kernel(
     periods: tl.int64,
     first: tl.int64,
     part: tl.int64,
+    state_heads: tl.int64,
     K: tl.constexpr,
     V: tl.constexpr,
     BK: tl.constexpr,
@@ -312,8 +270,8 @@ def delta_chunk_states_fwd_kernel(
     else:
         S = load_parts(last + (s * heads + n) * K * V, c, K, V, BK)
     for at in range(begin, count, STEPS):
-        line = (line_of(starts, s, start, time, STEPS) + at // STEPS) * part + own
-        store_parts(states + line * K * V, S, c, K, V, BK)
+        line = line_of(starts, s, start, time, STEPS) + at // STEPS
+        store_parts(states + (line * state_heads + own) * K * V, S, c, K, V, BK)
         if (moved is not None) and (saved is not None):
             if at % PERIOD == 0:
                 store_parts(at_saved + at // PERIOD * heads * K * V, S, c, K, V, BK)
@@ -322,7 +280,7 @@ def delta_chunk_states_fwd_kernel(
         at_e, in_values = e + factor[:, None] * V + c[None, :], valid[:, None] & (c < V)[None, :]
         lacks = tl.load(at_e, in_values, 0).to(tl.float32)
         if moved is not None:
-            lacks -= dot_parts(moved + (line * C + f) * K, f >= 0, S, K, BK, PRECISION)
+            lacks -= dot_parts(moved + ((line * part + own) * C + f) * K, f >= 0, S, K, BK, PRECISION)
             tl.store(at_e, lacks, in_values)
         b = tl.load(beta + factor, valid, 0).to(tl.float32)
         b *= after(decay, reset, row, reset_row, n, heads, time, start, at, count, M, STEPS, C)
@@ -343,7 +301,6 @@ def delta_chunk_outputs_fwd_kernel(
     reset,
     lengths,
     starts,
-    inverse,
     e,
     states,
     o,
@@ -360,6 +317,7 @@ def delta_chunk_outputs_fwd_kernel(
     chunks: tl.int64,
     first: tl.int64,
     part: tl.int64,
+    state_heads: tl.int64,
     K: tl.constexpr,
     V: tl.constexpr,
     BK: tl.constexpr,
@@ -377,20 +335,20 @@ def delta_chunk_outputs_fwd_kernel(
     row, start, count = sequence(lengths, starts, s, time)
     if at < count:
         t, m, valid = factors(start, at, count, M, STEPS, C)
-        line, reads = (line_of(starts, s, start, time, STEPS) + chunk) * part + own, valid & (m == M - 1)
+        line, reads = line_of(starts, s, start, time, STEPS) + chunk, valid & (m == M - 1)
         at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
         at_q = q + row * q_row + n * q_head + t * q_time
         qk, S_q = tl.zeros((C, C), tl.float32), tl.zeros((C, BV), tl.float32)
         for i in range(0, K, BK):
             keys, queries = load_lines(at_k, valid, i, K, BK), load_lines(at_q, reads, i, K, BK)
-            S, there = state_at(states + line * K * V, i, c, V, K, BK)
+            S, there = state_at(states + (line * state_heads + own) * K * V, i, c, V, K, BK)
             qk += dot(queries, tl.trans(keys), PRECISION)
             S_q += dot(queries, tl.load(S, there, 0), PRECISION)
         factor, in_values = ((row * time + t) * M + m) * heads + n, valid[:, None] & (c < V)[None, :]
         b = tl.load(beta + factor, valid, 0).to(tl.float32)
         w = b[:, None] * tl.load(e + factor[:, None] * V + c[None, :], in_values, 0).to(tl.float32)
         g = decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid)
-        D = products_at(inverse + (line * 3 + 1) * C * C, decay, reset, C)
-        outputs = tl.cumprod(g, 0)[:, None] * S_q + dot(D * qk, w, PRECISION)
+        outputs = tl.cumprod(g, 0)[:, None] * S_q + dot(products_of(g, decay, reset, C) * qk, w, PRECISION)
+        tl.debug_barrier()  # o may be the memory of e
         to = o + ((row * time + t) * heads + n)[:, None] * V + c[None, :]
         tl.store(to, outputs, reads[:, None] & (c < V)[None, :])

@@ -12,22 +12,20 @@ _FLAGS = {"reset": "*u8", "lengths": "*i64", "starts": "*i64"}
 _AXES = {"k": "row time factor head", "v": "row time factor head", "q": "row time head", "d_o": "row time head"}
 #: Arguments of the kernels besides the sequences: memory, signals with strides, and the constants that they read
 KERNELS = {
-    "inverse": ("k beta decay inverse", "k", "K BK M STEPS C PRECISION"),
-    "products_fwd": ("k v decay inverse e moved", "k v", "K V BK BV M STEPS C PRECISION"),
+    "products_fwd": ("k v beta decay e moved", "k v", "K V BK BV M STEPS C PRECISION"),
     "states_fwd": ("k beta decay moved e last states saved", "k", "K V BK BV M STEPS PERIOD C PRECISION"),
-    "outputs_fwd": ("q k beta decay inverse e states o", "q k", "K V BK BV M STEPS C PRECISION"),
-    "products_bwd": ("q k beta decay d_o inverse dv moved", "q k d_o", "K V BK BV M STEPS C PRECISION"),
+    "outputs_fwd": ("q k beta decay e states o", "q k", "K V BK BV M STEPS C PRECISION"),
+    "products_bwd": ("q k beta decay d_o dv moved", "q k d_o", "K V BK BV M STEPS C PRECISION"),
     "states_bwd": ("q k decay d_o moved dv dlast dstates", "q k d_o", "K V BK BV M STEPS C PRECISION"),
+    "pairs_bwd": ("q k beta decay e d_o dv pairs sums", "q k d_o", "K V BK BV M STEPS C PRECISION"),
     "keys_bwd": (
-        "q k beta decay e d_o dv states dstates inverse dq dk sums",
+        "q k beta decay e d_o dv states dstates pairs sums dq dk dbeta ddecay",
         "q k d_o",
-        "K V BK BV BLOCKS M STEPS C PRECISION",
+        "K V BK BV M STEPS C PRECISION",
     ),
-    "pairs_bwd": ("e d_o dv inverse", "d_o", "V BV M STEPS C PRECISION"),
-    "strengths_bwd": ("q k beta decay inverse sums dbeta ddecay", "q k", "K BK BLOCKS M STEPS C PRECISION"),
 }
 #: Memory in float32 whatever the dtype of the signals
-_WIDE = ("inverse", "last", "states", "dlast", "dstates", "sums", "saved")
+_WIDE = ("last", "dlast", "sums")
 
 
 def variant(
@@ -40,16 +38,17 @@ def variant(
     signature = {name: kind for name, kind in present.items() if name not in absent}
     signature |= {name: kind for name, kind in _FLAGS.items() if name in flags}
     signature |= {f"{name}_{axis}": "i64:16" for name in signals.split() for axis in _AXES[name].split()}
-    signature |= dict.fromkeys(["reset_row", "time", "chunks", "periods", "first", "part"], "i64") | {"heads": "i64:16"}
+    signature |= dict.fromkeys(["reset_row", "time", "chunks", "periods", "first", "part", "state_heads"], "i64") | {
+        "heads": "i64:16"
+    }
     tile = (NARROW if precision == "bf16" else TILES)[kernel]
     sizes = {"K": size, "V": size, "BK": min(tile.rows, size), "BV": min(tile.columns, size)}
-    keys = (NARROW if precision == "bf16" else TILES)["keys_bwd"].rows
-    sizes |= {"BLOCKS": -(-size // keys), "M": M, "STEPS": tile.factors // M, "C": tile.factors, "PERIOD": 64 // M}
+    sizes |= {"M": M, "STEPS": tile.factors // M, "C": tile.factors, "PERIOD": 64 // M}
     constants: dict[str, Any] = {name: sizes[name] for name in names.split() if name in sizes}
     constants["PRECISION"] = precision
     constants |= absent | {name: None for name in _FLAGS if name not in flags}
     warps = warps_of(kernel, torch.float32 if dtype == "fp32" else torch.bfloat16, capability)
-    options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+    options = {"num_warps": warps, "num_stages": tile.stages, "enable_fp_fusion": True}
     return f"delta_chunk_{kernel}_kernel", signature, constants, options
 
 

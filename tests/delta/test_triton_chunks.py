@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def test_signals_of_16_bits(
     assert [x.dtype for x in found] == kinds
     # In a chunk, 9 products of rounded operands follow each other forward (k k^T, two for each of the two sizes of
     # blocks joined in T, Y, E, S, o), and as many backward. Their errors are nearly independent, and decay from chunk
-    # to chunk no faster than new ones arise. Results, E and dV are stored in the dtype.
+    # to chunk no faster than new ones arise. Results, E and dV are stored in the dtype, and states in bfloat16.
     chunks = -(-T * (M or 1) // 64)
     for number, (mine, exact) in enumerate(zip(found, expected, strict=True)):
         products = 9 * chunks * (1 if number < 2 else 2)
@@ -122,10 +122,67 @@ def test_heads_in_parts_and_every_run_have_the_same_bits(
         return [*alone, o, last, *triton.backward(backward)]
 
     first = call()
-    monkeypatch.setattr(triton_chunks, "SCRATCH", 2 * 2 * 4 * 4 * 3)  # 2 heads of 2 chunks, or 1 head with a copy
-    for x, y in zip(first, call(), strict=True):
-        assert x.isfinite().all() and torch.equal(x, y)
+    # Y and Z, and a state between two kernels forward; pairs, sums and two states backward: 2 of 3 heads, then 1
+    size, states = (32, 48) if dtype == torch.float32 else (64, 24)
+    each = size * 4 * dtype.itemsize
+    for scratch in (each + states, each + 2 * (size * size * dtype.itemsize + size * 4 + states)):
+        monkeypatch.setattr(triton_chunks, "SCRATCH", 2 * 2 * scratch)
+        for x, y in zip(first, call(), strict=True):
+            assert x.isfinite().all() and torch.equal(x, y)
     assert torch.equal(first[0], first[2]) and torch.equal(first[1], first[3])  # without and with saved states
+
+
+@pytest.mark.parametrize(("dtype", "V"), [(torch.float32, 66), (torch.bfloat16, 130)])
+def test_errors_in_the_memory_of_outputs(dtype: Any, V: int, device: str, halves: Any) -> None:
+    """Without saving, E is where o is written, by several programs; o is 0 where there are no steps."""
+    arrays = delta_inputs(3, 9, 1, 4, V, np.float32)
+    q, k, v, beta, state, decay = (None if x is None else torch.from_numpy(np.array(x)).to(device) for x in arrays)
+    q, k, v, beta, decay = (None if x is None else x.to(dtype) for x in (q, k, v, beta, decay))
+    how = (*triton.checked_method("auto", dtype, sizes_of(q, k, V)), None, torch.tensor([9, 4, 0], device=device), None)
+    saving = triton.forward(DeltaForward(q, k, v, beta, decay, state, *how, True))
+    for x, y in zip(triton.forward(DeltaForward(q, k, v, beta, decay, state, *how, False)), saving[:2], strict=True):
+        assert x.isfinite().all() and torch.equal(x, y)
+    assert not saving[0][1, 4:].any() and not saving[0][2].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cut", ["", "packed"])
+def test_scratch_memory_is_bounded(dtype: Any, cut: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All scratch memory of heads that are processed together is counted."""
+    allocated: dict[int, int] = {}
+    new = triton_chunks._Part.new
+
+    def counted(part: Any, *shape: int, **options: Any) -> Any:
+        memory = new(part, *shape, **options)
+        allocated[part.first] = allocated.get(part.first, 0) + memory.nbytes
+        return memory
+
+    monkeypatch.setattr(triton_chunks._Part, "new", counted)
+    monkeypatch.setattr(triton_chunks._Part, "run", lambda *_: None)
+    x, beta = torch.zeros(2, 130, 5, 24, dtype=dtype, device=device), torch.zeros(2, 130, 5, dtype=dtype, device=device)
+    bounds = None
+    if cut:
+        x, beta = x.reshape(1, 260, 5, 24), beta.reshape(1, 260, 5)
+        bounds = torch.tensor([0, 7, 260], device=device)
+    how = (*triton.checked_method("auto", dtype, sizes_of(x, x, 24)), None, None, bounds)
+
+    def used() -> Iterator[dict[int, int]]:
+        for save in (False, True):
+            allocated.clear()
+            o, _, *saved = triton.forward(DeltaForward(x, x, x, beta, None, None, *how, save))
+            yield {**allocated}
+        allocated.clear()
+        triton.backward(DeltaBackward(x, x, beta, None, None, *saved, o, None, *how, 0b011111))
+        yield {**allocated}
+
+    monkeypatch.setattr(triton_chunks, "SCRATCH", 1 << 40)
+    whole = [memory[0] for memory in used()]
+    for number, every in enumerate(whole):
+        for scratch, parts in ((every, [0]), (every - 1, [0, 3]), (every // 5, [0, 1, 2, 3, 4]), (1, [0, 1, 2, 3, 4])):
+            monkeypatch.setattr(triton_chunks, "SCRATCH", scratch)
+            memory = [*used()][number]
+            assert [*memory] == parts
+            assert max(memory.values()) <= max(scratch, every // 5)
 
 
 def test_the_choice_of_products(monkeypatch: pytest.MonkeyPatch) -> None:

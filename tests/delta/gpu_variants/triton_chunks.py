@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from tests.delta.chunk_variants import variants
 
-NVIDIA = variants("inverse products_fwd states_fwd outputs_fwd")
+NVIDIA = variants("products_fwd states_fwd outputs_fwd")
 COUNTED = True

@@ -149,6 +149,43 @@ def test_parts_of_the_heads_one_after_the_other(dtype: Any, device: str, gpu_ker
         assert x.isfinite().all() and torch.equal(x, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("decay", ["scalar", "vector"])
+def test_scratch_memory_is_bounded(dtype: Any, decay: str, device: str, gpu_kernels: Any) -> None:
+    """All scratch memory of heads that are processed together is counted."""
+    used: list[int] = []
+    new, parts = chunks.Problem.new, chunks.Problem.parts
+
+    def counted(problem: Any, *shape: int, **options: Any) -> Any:
+        memory = new(problem, *shape, **options)
+        if used:
+            used[-1] += memory.nbytes
+        return memory
+
+    def in_parts(*arguments: Any) -> Iterator[Any]:
+        for part in parts(*arguments):
+            used.append(0)
+            yield part
+
+    gpu_kernels.setattr(chunks.Problem, "new", counted)
+    gpu_kernels.setattr(chunks.Problem, "parts", in_parts)
+    gpu_kernels.setattr(triton, "run", lambda *_: None)
+    made = leaves((2, 130, 6, 24, 18), device, decay, shared=2)
+    given = {n: x.detach().to(torch.float32 if n == "state" else dtype).requires_grad_() for n, x in made.items()}
+
+    def scratch(limit: int) -> list[int]:
+        used.clear()
+        gpu_kernels.setattr(chunks, "SCRATCH", limit)
+        results(given)
+        return used
+
+    forward, backward = scratch(1 << 40)
+    assert scratch(max(forward, backward)) == [forward, backward]
+    assert len(scratch(forward)) > 2  # backward in parts, too
+    for limit in (forward, forward - 1, backward - 1, forward // 3, 1):
+        assert max(scratch(limit)) <= max(limit, backward // 3)  # three heads of q and k
+
+
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 def test_storage_types(stored: Any, device: str, gpu_kernels: Any) -> None:
     """Products round to the precision of the signals: results are close to those of the widened inputs."""

@@ -87,6 +87,11 @@ def carried(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
+def stored(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of saved states: bfloat16, as products round them, for 16-bit signals, else their own."""
+    return torch.bfloat16 if dtype.itemsize == 2 else dtype
+
+
 def rows_of(sizes: Sizes, cu_seqlens: Tensor | None) -> int:
     """Return the number of sequences."""
     return sizes.batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -107,12 +112,12 @@ def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tenso
     """Allocate the outputs, except ``out`` if it is given."""
     sizes, q = call.sizes, call.q
     rows, state = rows_of(sizes, call.cu_seqlens), sizes[3:]
-    dtype = carried(q.dtype)
-    outputs = [empty(q, (*q.shape[:3], sizes.values)) if out is None else out, empty(q, (rows, *state), dtype=dtype)]
+    o = empty(q, (*q.shape[:3], sizes.values)) if out is None else out
+    outputs = [o, empty(q, (rows, *state), dtype=carried(q.dtype))]
     if call.save:
         chosen = plan(call.method, call.chunk, sizes.factors)
         lines = chosen.saved_states(sizes, rows, call.cu_seqlens is not None)
-        outputs += [empty(q, call.v.shape), empty(q, (lines, *state), dtype=dtype)]
+        outputs += [empty(q, call.v.shape), empty(q, (lines, *state), dtype=stored(q.dtype))]
     return outputs
 
 
@@ -135,7 +140,7 @@ def gradients_of(call: DeltaBackward) -> list[Tensor]:
         gradients.append(empty(q, call.decay.shape))
     if call.needs_state:
         shape = (rows_of(call.sizes, call.cu_seqlens), *call.states.shape[1:])
-        gradients.append(empty(q, shape, dtype=call.states.dtype))
+        gradients.append(empty(q, shape, dtype=carried(q.dtype)))
     return gradients
 
 

@@ -14,47 +14,44 @@ from torch import Tensor
 
 from ..._torch import launch
 from ..._torch.ops import contiguous, unit_stride
-from .ops import DeltaBackward, DeltaForward, forward_outputs, gradients_of
+from .ops import DeltaBackward, DeltaForward, carried, forward_outputs, gradients_of, stored
 from .work import Work, factor_strides, strides, work_of
 
-#: Bytes of scratch memory for states; calls that need more process the heads in several parts.
+#: Bytes of scratch memory; calls that need more process the heads in several parts.
 SCRATCH = 1 << 29
 #: Maximum K
 LONGEST_KEY = 128
 
 
 class Tile(NamedTuple):
-    """Factors per chunk; rows and columns of a program's tile of the state, and its warps."""
+    """Factors per chunk; rows and columns of a program's tile of the state, its warps, and its loads ahead."""
 
     factors: int
     rows: int
     columns: int
     warps: int
+    stages: int = 1
 
 
 #: Tiles that fit into the 255 registers of a thread, by kernel
 TILES = {
-    "inverse": Tile(32, 32, 0, 4),
     "products_fwd": Tile(32, 16, 16, 4),
     "states_fwd": Tile(32, 64, 16, 4),
-    "outputs_fwd": Tile(32, 32, 32, 4),
+    "outputs_fwd": Tile(32, 32, 64, 8),
     "products_bwd": Tile(32, 16, 16, 4),
     "states_bwd": Tile(32, 64, 16, 4),
-    "pairs_bwd": Tile(32, 0, 32, 4),
-    "keys_bwd": Tile(32, 16, 32, 8),
-    "strengths_bwd": Tile(32, 32, 0, 4),
+    "pairs_bwd": Tile(32, 32, 32, 8),
+    "keys_bwd": Tile(32, 16, 16, 8),
 }
 #: Tiles for 16-bit operands
 NARROW = {
-    "inverse": Tile(64, 32, 0, 4),
-    "products_fwd": Tile(64, 32, 32, 4),
-    "states_fwd": Tile(64, 64, 32, 4),
-    "outputs_fwd": Tile(64, 32, 32, 4),
+    "products_fwd": Tile(64, 64, 64, 4),
+    "states_fwd": Tile(64, 64, 32, 4, 2),
+    "outputs_fwd": Tile(64, 64, 128, 8, 2),
     "products_bwd": Tile(64, 32, 32, 8),
     "states_bwd": Tile(64, 64, 32, 4),
-    "pairs_bwd": Tile(64, 0, 32, 4),
-    "keys_bwd": Tile(64, 32, 32, 8),
-    "strengths_bwd": Tile(64, 16, 0, 8),
+    "pairs_bwd": Tile(64, 32, 32, 8),
+    "keys_bwd": Tile(64, 32, 64, 8),
 }
 #: Chunk sizes by which a call of the op selects these kernels
 SIZES = (32, 64)
@@ -74,7 +71,7 @@ def warps_of(kernel: str, dtype: torch.dtype, capability: int) -> int:
 
 def chunk_of(dtype: torch.dtype) -> int:
     """Return the number of factors per chunk."""
-    return tiles_of(dtype)["inverse"].factors
+    return tiles_of(dtype)["products_fwd"].factors
 
 
 def precision() -> str:
@@ -104,12 +101,6 @@ class _Part(NamedTuple):
         """The leading axes of scratch memory, chunks and heads."""
         return self.work.lines, self.part
 
-    @property
-    def key_blocks(self) -> int:
-        """The number of blocks of keys of keys_bwd."""
-        keys = self.work.sizes.keys
-        return -(-keys // min(tiles_of(self.like.dtype)["keys_bwd"].rows, _power_of_two(keys)))
-
     def run(self, kernel: str, memory: dict[str, Any], names: str, programs: int) -> None:
         """Launch a kernel with the constants in ``names`` and ``programs`` programs for each head of each sequence."""
         work, sizes, narrow = self.work, self.work.sizes, self.like.dtype.itemsize == 2
@@ -123,7 +114,6 @@ class _Part(NamedTuple):
             "V": sizes.values,
             "BK": min(tile.rows, _power_of_two(sizes.keys)),
             "BV": columns,
-            "BLOCKS": self.key_blocks,
             "M": sizes.factors,
             "STEPS": work.steps,
             "PERIOD": work.period,
@@ -139,22 +129,29 @@ class _Part(NamedTuple):
         with launch.on(self.like):
             kernel_launcher = getattr(launch.triton_kernels("delta_scan", source), f"delta_chunk_{kernel}_kernel")
             kernel_launcher[(programs * work.sequences * self.part,)](
-                **memory, **cut, **size, **chosen, num_warps=warps, num_stages=1, enable_fp_fusion=True
+                **memory, **cut, **size, **chosen, num_warps=warps, num_stages=tile.stages, enable_fp_fusion=True
             )
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return scratch memory with an entry for each chunk and head, by default in float32."""
         return self.like.new_empty((*self.lines, *shape), dtype=dtype or torch.float32)
 
+    def new_states(self) -> Tensor:
+        """Return scratch memory for a state at each chunk."""
+        return self.new(self.work.sizes.keys, self.work.sizes.values, dtype=stored(self.like.dtype))
 
-def _heads_of(work: Work, copies: int) -> int:
-    """Return the number of heads for which ``copies`` copies of the states before all chunks fit in the scratch."""
-    return max(1, SCRATCH // max(1, copies * work.lines * work.sizes.keys * work.sizes.values * 4))
+    def states(self, saved: Tensor | None) -> dict[str, Any]:
+        """Return memory for the states before all chunks: of these heads' saved states, or scratch without any."""
+        if saved is None:
+            return {"states": self.new_states(), "state_heads": self.part}
+        return {"states": saved[:, self.first :], "state_heads": self.work.sizes.heads}
 
 
-def _parts(work: Work, like: Tensor, at_once: int) -> Iterator[_Part]:
-    """Yield ranges of at most ``at_once`` heads."""
+def _parts(work: Work, like: Tensor, scratch: int) -> Iterator[_Part]:
+    """Yield ranges of heads that need at most SCRATCH bytes, if each chunk of a head needs ``scratch`` bytes."""
     heads = work.sizes.heads
+    most = max(1, SCRATCH // max(1, scratch * work.lines))
+    at_once = -(-heads // -(-heads // most))
     for first in range(0, heads, at_once):
         yield _Part(work, like, first, min(at_once, heads - first))
 
@@ -178,6 +175,15 @@ def _chosen(every: dict[str, Any], signals: str, others: str) -> dict[str, Any]:
     return {name: every[name] for name in names}
 
 
+#: The constants of most kernels
+_TILED = "K V BK BV M STEPS C PRECISION"
+
+
+def _state_bytes(call: DeltaForward | DeltaBackward) -> int:
+    """Return the bytes of a state between kernels."""
+    return call.sizes.keys * call.sizes.values * stored(call.q.dtype).itemsize
+
+
 def forward(call: DeltaForward) -> list[Tensor]:
     """Implement the forward op on a GPU."""
     sizes, work, outputs = call.sizes, work_of(call, call.chunk), forward_outputs(call)
@@ -193,23 +199,22 @@ def forward(call: DeltaForward) -> list[Tensor]:
     every = _strided(q=unit_stride(call.q), k=unit_stride(call.k), v=unit_stride(call.v))
     decay = None if call.decay is None else contiguous(call.decay)
     every |= {"beta": contiguous(call.beta), "decay": decay, "reset_row": work.reset_row, "periods": 1}
-    every |= {"e": saving[0] if saving else call.q.new_empty(call.v.shape)}
+    # Unless E is saved, it has the memory of o if there is an output for each of its factors.
+    every |= {"e": saving[0] if saving else o if o.shape == call.v.shape else call.q.new_empty(call.v.shape)}
     every |= {"o": o, "last": last, "chunks": -(-sizes.time // work.steps)}
     direct = bool(saving) and work.period == work.steps  # the states before all chunks are exactly the states to save
-    for part in _parts(work, call.q, max(1, sizes.heads) if direct else _heads_of(work, 1)):
-        size, keys = chunk_of(call.q.dtype), sizes.keys
-        every["inverse"] = part.new(3, size, size)
+    size, keys = chunk_of(call.q.dtype), sizes.keys
+    scratch = size * keys * call.q.dtype.itemsize + (0 if direct else _state_bytes(call))
+    for part in _parts(work, call.q, scratch):
         every["moved"] = part.new(size, keys, dtype=call.q.dtype)
-        every["states"] = saving[1] if direct else part.new(keys, sizes.values)
+        every |= part.states(saving[1] if direct else None)
         every["saved"] = saving[1] if saving and not direct else None
-        gates = "beta decay reset_row inverse"
-        part.run("inverse", _chosen(every, "k", f"{gates} chunks"), "K BK M STEPS C PRECISION", every["chunks"])
-        arguments = _chosen(every, "k v", "decay reset_row inverse e moved chunks")
-        part.run("products_fwd", arguments, "K V BK BV M STEPS C PRECISION", every["chunks"])
-        arguments = _chosen(every, "k", "beta decay reset_row moved e last states saved periods")
-        part.run("states_fwd", arguments, "K V BK BV M STEPS PERIOD C PRECISION", 1)
-        arguments = _chosen(every, "q k", f"{gates} e states o chunks")
-        part.run("outputs_fwd", arguments, "K V BK BV M STEPS C PRECISION", every["chunks"])
+        arguments = _chosen(every, "k v", "beta decay reset_row e moved chunks")
+        part.run("products_fwd", arguments, _TILED, every["chunks"])
+        arguments = _chosen(every, "k", "beta decay reset_row moved e last states state_heads saved periods")
+        part.run("states_fwd", arguments, f"{_TILED} PERIOD", 1)
+        arguments = _chosen(every, "q k", "beta decay reset_row e states state_heads o chunks")
+        part.run("outputs_fwd", arguments, _TILED, every["chunks"])
     return outputs
 
 
@@ -219,7 +224,7 @@ def backward(call: DeltaBackward) -> list[Tensor]:
     dq, dk, dv, dbeta = gradients[:4]
     ddecay = None if call.decay is None else gradients[4]
     shape = (work.sequences, *call.states.shape[1:])
-    dlast = gradients[-1] if call.needs_state else call.states.new_empty(shape)
+    dlast = gradients[-1] if call.needs_state else call.q.new_empty(shape, dtype=carried(call.q.dtype))
     if call.lengths is not None:
         for x in (dq, dk, dv, dbeta, *([] if ddecay is None else [ddecay])):
             x.zero_()
@@ -235,31 +240,25 @@ def backward(call: DeltaBackward) -> list[Tensor]:
     every |= {"beta": contiguous(call.beta), "decay": decay, "reset_row": work.reset_row, "e": contiguous(call.e)}
     every |= {"dq": dq, "dk": dk, "dv": dv, "dbeta": dbeta, "ddecay": ddecay, "dlast": dlast, "last": None}
     every |= {"chunks": -(-sizes.time // work.steps), "periods": -(-sizes.time // work.period)}
-    direct, saved = work.period == work.steps, contiguous(call.states)
-    in_place = direct and _heads_of(work, 1) >= sizes.heads  # saved states of some of the heads have to be copied
-    for part in _parts(work, call.q, _heads_of(work, 1 if in_place else 2)):
+    direct, saved, size = work.period == work.steps, contiguous(call.states), chunk_of(call.q.dtype)
+    squares = size * (sizes.keys * call.q.dtype.itemsize + 2 * size * stored(call.q.dtype).itemsize + 2 * 4)
+    for part in _parts(work, call.q, squares + (1 if direct else 2) * _state_bytes(call)):
         _backward_part(part, every, saved, direct)
     return gradients
 
 
 def _backward_part(part: _Part, every: dict[str, Any], saved: Tensor, direct: bool) -> None:
-    sizes, chunks, size = part.work.sizes, every["chunks"], chunk_of(part.like.dtype)
-    inverse, state = part.new(3, size, size), (sizes.keys, sizes.values)
-    every = every | {"inverse": inverse, "dstates": part.new(*state), "sums": part.new(part.key_blocks, 3, size)}
-    tiles, gates = "K V BK BV M STEPS C PRECISION", "beta decay reset_row inverse chunks"
-    if direct:
-        every["states"] = contiguous(saved[:, part.first : part.first + part.part])
-    else:
-        every |= {"states": part.new(*state), "saved": saved, "moved": None}
-        arguments = _chosen(every, "k", "beta decay reset_row moved e last states saved periods")
-        part.run("states_fwd", arguments, "K V BK BV M STEPS PERIOD C PRECISION", every["periods"])
-    every["moved"] = part.new(size, sizes.keys, dtype=part.like.dtype)
-    part.run("inverse", _chosen(every, "k", gates), "K BK M STEPS C PRECISION", chunks)
-    part.run("products_bwd", _chosen(every, "q k d_o", f"{gates} dv moved"), tiles, chunks)
-    arguments = _chosen(every, "q k d_o", "decay reset_row moved dv dlast dstates")
-    part.run("states_bwd", arguments, tiles, 1)
-    part.run("pairs_bwd", _chosen(every, "d_o", "e dv inverse chunks"), "V BV M STEPS C PRECISION", chunks)
-    arguments = _chosen(every, "q k d_o", f"{gates} e dv states dstates dq dk sums")
-    part.run("keys_bwd", arguments, f"{tiles} BLOCKS", chunks * part.key_blocks)
-    arguments = _chosen(every, "q k", f"{gates} sums dbeta ddecay")
-    part.run("strengths_bwd", arguments, "K BK BLOCKS M STEPS C PRECISION", chunks)
+    chunks, dtype = every["chunks"], part.like.dtype
+    size, gates = chunk_of(dtype), "beta decay reset_row"
+    every = every | {"dstates": part.new_states(), **part.states(saved if direct else None)}
+    if not direct:
+        every |= {"saved": saved, "moved": None}
+        arguments = _chosen(every, "k", f"{gates} moved e last states state_heads saved periods")
+        part.run("states_fwd", arguments, f"{_TILED} PERIOD", every["periods"])
+    every["moved"] = part.new(size, part.work.sizes.keys, dtype=dtype)
+    part.run("products_bwd", _chosen(every, "q k d_o", f"{gates} dv moved chunks"), _TILED, chunks)
+    part.run("states_bwd", _chosen(every, "q k d_o", "decay reset_row moved dv dlast dstates"), _TILED, 1)
+    every |= {"pairs": part.new(2, size, size, dtype=stored(dtype)), "sums": part.new(2, size)}
+    part.run("pairs_bwd", _chosen(every, "q k d_o", f"{gates} e dv pairs sums chunks"), _TILED, chunks)
+    others = f"{gates} e dv states state_heads dstates pairs sums dq dk dbeta ddecay chunks"
+    part.run("keys_bwd", _chosen(every, "q k d_o", others), _TILED, chunks)

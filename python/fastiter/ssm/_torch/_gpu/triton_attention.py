@@ -65,6 +65,18 @@ def by_levels(part: Problem) -> Problem:
     return part._replace(q=reads, k=writes, decay=None, cut=cut, totals=totals, weights=weights)
 
 
+def _weights_bytes(problem: Problem) -> int:
+    """Return the bytes of the weights of a head, and of its queries, keys and decays at all levels."""
+    lines, steps, keys = problem.cut.lines(problem.steps), problem.steps, problem.sizes[0]
+    if not problem.vector:
+        return 0
+    if not problem.rounded:
+        return lines * steps**2 * problem.state.itemsize
+    batch, time = problem.v.shape[:2]
+    signals = lines * steps**2 + 2 * batch * time * keys
+    return signals * problem.stored.itemsize + lines * keys * problem.state.itemsize
+
+
 def outputs_of(part: Problem, states: Tensor | None, o: Tensor) -> None:
     """Compute o from the states before all chunks; None means zeros."""
     steps = part.steps
@@ -83,7 +95,7 @@ def forward(call: AttentionForward) -> list[Tensor]:
     if call.lengths is not None:
         outputs[0].zero_()
     first = contiguous(call.state)
-    for own, part in problem.parts(1):
+    for own, part in problem.parts(1, _weights_bytes(problem)):
         o, last, saved = outputs[0][:, :, own], outputs[1][:, own], outputs[2][:, own] if call.save else None
         states = part.new_states()
         prepared = by_levels(part) if part.vector and part.rounded else part
@@ -146,6 +158,14 @@ class KeyGradients(NamedTuple):
                     x.zero_()
         return cls(dq, dk, ddecay, dbonus)
 
+    @classmethod
+    def nbytes(cls, problem: Problem, needs_decay: bool, needs_bonus: bool) -> int:
+        """Return the bytes of the gradients of a head."""
+        (batch, time), (keys, _) = problem.v.shape[:2], problem.sizes
+        own = keys if problem.vector else problem.blocks("bwd_keys")[0]
+        steps = batch * time * (2 * keys + (own if needs_decay else 0))
+        return (steps + (problem.cut.lines(problem.steps) * keys if needs_bonus else 0)) * problem.state.itemsize
+
 
 def key_gradients(
     part: Problem, d_o: Tensor | None, states: Tensor | None, dstates: Tensor | None, to: KeyGradients
@@ -189,14 +209,15 @@ def backward(call: AttentionBackward) -> list[Tensor]:
         gradients[4] = problem.new(1, *gradients[4].shape[1:])
     if dv is not None and call.lengths is not None:
         dv.zero_()
-    for own, part in problem.parts(2):
+    needs = (gradients[3] is not None, gradients[4] is not None)
+    for own, part in problem.parts(2, _weights_bytes(problem) + KeyGradients.nbytes(problem, *needs)):
         heads_o = None if d_o is None else d_o[:, :, own]
         ends = (None if x is None else x[:, own] for x in (dlast, dfirst))
         dstates = _state_gradients(part, heads_o, *ends)
         if dv is not None:
             value_gradients(part, heads_o, dstates, dv[:, :, own])
         if any(gradients[i] is not None for i in (0, 1, 3, 4)):
-            to = KeyGradients.of(part, gradients[3] is not None, gradients[4] is not None)
+            to = KeyGradients.of(part, *needs)
             key_gradients(part, heads_o, states_for(part, saved[:, own]), dstates, to)
             _put(part, own, gradients, to)
     return as_arguments(call, gradients)

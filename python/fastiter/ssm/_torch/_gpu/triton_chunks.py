@@ -13,7 +13,7 @@ from ...._torch.ops import contiguous, unit_stride
 from ...._torch.sequences import check_values
 from ..ops import GPU_TILE, computed, count_of, plain
 
-#: Bytes of scratch memory for the states before the chunks; calls that need more process the heads in several parts.
+#: Bytes of scratch memory; calls that need more process the heads in several parts.
 SCRATCH = 1 << 29
 #: Precisions of products that round their operands to that of signals of 16 bits, and the steps of their chunks
 ROUNDED, LONG = ("bf16", "tf32"), GPU_TILE
@@ -161,12 +161,15 @@ class Problem(NamedTuple):
         """The dtype of what is stored between kernels to be rounded by products."""
         return torch.bfloat16 if self.precision == "bf16" else self.state
 
-    def parts(self, states: int) -> Iterator[tuple[slice, Problem]]:
-        """Yield slices of the heads and their problems, such that states before all chunks fit in the scratch."""
+    def parts(self, states: int, others: int = 0) -> Iterator[tuple[slice, Problem]]:
+        """Yield slices of the heads and their problems, such that their scratch memory has at most SCRATCH bytes.
+
+        For each head it is ``states`` states at each chunk, and ``others`` bytes.
+        """
         heads, per_key = self.v.shape[2], self.v.shape[2] // self.q.shape[2]
         keys, values = self.sizes
-        each = states * self.cut.lines(self.steps) * keys * values * self.stored.itemsize * per_key
-        step = max(1, SCRATCH // max(each, 1)) * per_key
+        each = states * self.cut.lines(self.steps) * keys * values * self.stored.itemsize + others
+        step = max(1, SCRATCH // max(each * per_key, 1)) * per_key
         for first in range(0, heads, step):
             own = slice(first, min(first + step, heads))
             shared = slice(own.start // per_key, own.stop // per_key)
