@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..common.triton_sequences import sequences_of_lanes
-from .triton_linear import _conjugate_times, _load, _plus, _store, _times, _where
+from .triton_lanes import conjugate_times, load, plus, store, times, where
 
 #: Numbers of steps and sequences, for which code is not specialised. Strides are not listed, as loads are wide if they
 #: #: are multiples of 16.
@@ -39,7 +39,7 @@ def _fill_zero_blocks(p, time_stride, begin, end, mask, MATRICES: tl.constexpr, 
         here = t < end[:, None]
         if MATRICES:
             t, here = t[:, :, None], here[:, :, None]
-        _store(p + t * time_stride, (zero, zero), here & mask, COMPLEX)
+        store(p + t * time_stride, (zero, zero), here & mask, COMPLEX)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -101,34 +101,34 @@ def block_scan_fwd_kernel(
         at_h = (h + row * h_row + t * h_time + n * K * PARTS)[:, None] + units
     if h0 is not None:
         at = (h0 + (s * groups + n) * K * PARTS)[:, None] + units
-        now = _load(at, (active & (g == 0))[:, None] & in_units, STATE, COMPLEX)
+        now = load(at, (active & (g == 0))[:, None] & in_units, STATE, COMPLEX)
     if carry is not None:
         at = (carry + ((s * segments + g - 1) * groups + n) * K * PARTS)[:, None] + units
-        now = _where((g > 0)[:, None], _load(at, (active & (g > 0))[:, None] & in_units, STATE, COMPLEX), now)
+        now = where((g > 0)[:, None], load(at, (active & (g > 0))[:, None] & in_units, STATE, COMPLEX), now)
     for k in range(0, tl.max(mine), UNROLL):
         factors, inputs, drops = (), (), ()
         for u in tl.static_range(UNROLL):
             here, ahead = (k + u < mine)[:, None], (k + u) * direction
-            factors = factors + (_load(at_A + ahead * A_time, here[:, :, None] & in_matrix, STATE, COMPLEX),)
-            inputs = inputs + (_load(at_x + ahead * x_time, here & takes_x, STATE, COMPLEX),)
+            factors = factors + (load(at_A + ahead * A_time, here[:, :, None] & in_matrix, STATE, COMPLEX),)
+            inputs = inputs + (load(at_x + ahead * x_time, here & takes_x, STATE, COMPLEX),)
             if reset is not None:
                 drops = drops + (tl.load(reset + row * reset_row + t + ahead, k + u < mine, 0) != 0,)
         for u in tl.static_range(UNROLL):
             here = (k + u < mine)[:, None]
-            new = _plus(_sum(_times(factors[u], _along(now, 1), COMPLEX), 2), inputs[u])
+            new = plus(_sum(times(factors[u], _along(now, 1), COMPLEX), 2), inputs[u])
             if reset is not None:
-                new = _where(drops[u][:, None], inputs[u], new)
-            now = _where(here, new, now)
+                new = where(drops[u][:, None], inputs[u], new)
+            now = where(here, new, now)
             if h is not None:
-                _store(at_h + (k + u) * direction * h_time, now, here & in_units, COMPLEX)
+                store(at_h + (k + u) * direction * h_time, now, here & in_units, COMPLEX)
     if h is None:
         at = ((s * segments + g) * groups + n)[:, None] * K
         whole = (active[:, None]) & in_units
-        _store(factor + ((at + i[None, :]) * K + column[:, None]) * PARTS, now, whole & (column < K)[:, None], COMPLEX)
-        _store(state + (at + i[None, :]) * PARTS, now, whole & (column == K)[:, None], COMPLEX)
+        store(factor + ((at + i[None, :]) * K + column[:, None]) * PARTS, now, whole & (column < K)[:, None], COMPLEX)
+        store(state + (at + i[None, :]) * PARTS, now, whole & (column == K)[:, None], COMPLEX)
     else:
         ends = active & (g == tl.maximum(count - 1, 0) // segment)
-        _store((last + (s * groups + n) * K * PARTS)[:, None] + units, now, ends[:, None] & in_units, COMPLEX)
+        store((last + (s * groups + n) * K * PARTS)[:, None] + units, now, ends[:, None] & in_units, COMPLEX)
         if lengths is not None:
             end = tl.where(active, tl.minimum(begin + segment, time), begin)
             at = (h + row * h_row + n * K * PARTS)[:, None] + units
@@ -208,24 +208,24 @@ def block_scan_bwd_kernel(
         takes_dh = (column == K)[:, None] & in_units
     if dlast is not None:
         at = (dlast + (s * groups + n) * K * PARTS)[:, None] + units
-        c = _load(at, (active & (g == segments - 1))[:, None] & in_units, STATE, COMPLEX)
+        c = load(at, (active & (g == segments - 1))[:, None] & in_units, STATE, COMPLEX)
     if carry is not None:
         at, later = (carry + ((s * segments + g + 1) * groups + n) * K * PARTS)[:, None] + units, g < segments - 1
-        c = _where(later[:, None], _load(at, (active & later)[:, None] & in_units, STATE, COMPLEX), c)
+        c = where(later[:, None], load(at, (active & later)[:, None] & in_units, STATE, COMPLEX), c)
     if h0 is not None:
         at = (h0 + (s * groups + n) * K * PARTS)[:, None] + units
-        first = _load(at, (active & (g == 0))[:, None] & in_units, STATE, COMPLEX)
+        first = load(at, (active & (g == 0))[:, None] & in_units, STATE, COMPLEX)
     for k in range(0, tl.max(mine), UNROLL):
         factors, states, gradients, drops = (), (), (), ()
         for u in tl.static_range(UNROLL):
             here, back = (k + u < mine)[:, None], (k + u) * direction
-            factors = factors + (_load(at_A - back * A_time, here[:, :, None] & in_matrix, STATE, COMPLEX),)
+            factors = factors + (load(at_A - back * A_time, here[:, :, None] & in_matrix, STATE, COMPLEX),)
             if (dA is not None) or (dA_sum is not None):
                 has_before = (begin + mine - k - u > 1)[:, None]
-                states = states + (_load(at_h - back * h_time, here & has_before & in_units, STATE, COMPLEX),)
+                states = states + (load(at_h - back * h_time, here & has_before & in_units, STATE, COMPLEX),)
             if dh is not None:
                 at_dh = (dh + row * dh_row + (t - back) * dh_time + n * K * PARTS)[:, None] + units
-                gradients = gradients + (_load(at_dh, here & takes_dh, STATE, COMPLEX),)
+                gradients = gradients + (load(at_dh, here & takes_dh, STATE, COMPLEX),)
             if reset is not None:
                 drops = drops + (tl.load(reset + row * reset_row + t - back, k + u < mine, 0) != 0,)
         together = empty
@@ -233,36 +233,36 @@ def block_scan_bwd_kernel(
             here, back = (k + u < mine)[:, None], (k + u) * direction
             l = c
             if dh is not None:
-                l = _plus(c, gradients[u])
+                l = plus(c, gradients[u])
             if dx is not None:
                 at_dx = (dx + row * dx_row + (t - back) * dx_time + n * K * PARTS)[:, None] + units
-                _store(at_dx, l, here & in_units, COMPLEX)
-            new = _sum(_conjugate_times(factors[u], _along(l, 2), COMPLEX), 1)
+                store(at_dx, l, here & in_units, COMPLEX)
+            new = _sum(conjugate_times(factors[u], _along(l, 2), COMPLEX), 1)
             if reset is not None:
-                new = _where(drops[u][:, None], none, new)
-            c = _where(here, new, c)
+                new = where(drops[u][:, None], none, new)
+            c = where(here, new, c)
             if (dA is not None) or (dA_sum is not None):
-                before = _where((begin + mine - k - u > 1)[:, None], states[u], first)
-                product = _conjugate_times(_along(before, 1), _along(l, 2), COMPLEX)
+                before = where((begin + mine - k - u > 1)[:, None], states[u], first)
+                product = conjugate_times(_along(before, 1), _along(l, 2), COMPLEX)
                 if reset is not None:
-                    product = _where(drops[u][:, None, None], empty, product)
+                    product = where(drops[u][:, None, None], empty, product)
                 if dA is not None:
                     at_dA = (dA + row * dA_row + (t - back) * dA_time + n * K * K * PARTS)[:, None, None] + matrix
-                    _store(at_dA, product, here[:, :, None] & in_matrix, COMPLEX)
+                    store(at_dA, product, here[:, :, None] & in_matrix, COMPLEX)
                 else:
-                    together = _plus(together, _where(here[:, :, None], product, empty))
-        total = _plus(total, together)
+                    together = plus(together, where(here[:, :, None], product, empty))
+        total = plus(total, together)
     whole = active[:, None] & in_units
     if dfirst is None:
         at = ((s * segments + g) * groups + n)[:, None] * K
-        _store(factor + ((at + i[None, :]) * K + column[:, None]) * PARTS, c, whole & (column < K)[:, None], COMPLEX)
-        _store(state + (at + i[None, :]) * PARTS, c, whole & (column == K)[:, None], COMPLEX)
+        store(factor + ((at + i[None, :]) * K + column[:, None]) * PARTS, c, whole & (column < K)[:, None], COMPLEX)
+        store(state + (at + i[None, :]) * PARTS, c, whole & (column == K)[:, None], COMPLEX)
     else:
         at = (dfirst + (s * groups + n) * K * PARTS)[:, None] + units
-        _store(at, c, whole & (g == 0)[:, None], COMPLEX)
+        store(at, c, whole & (g == 0)[:, None], COMPLEX)
         if dA_sum is not None:
             at = (dA_sum + ((s * segments + g) * groups + n) * K * K * PARTS)[:, None, None] + matrix
-            _store(at, total, active[:, None, None] & in_matrix, COMPLEX)
+            store(at, total, active[:, None, None] & in_matrix, COMPLEX)
         if lengths is not None:
             end = tl.where(active, tl.minimum(begin + segment, time), begin)
             begin = tl.maximum(begin, count)

@@ -109,6 +109,38 @@ def test_other_sizes(kind: str, sizes: tuple[int, ...], device: str) -> None:
     check(kind, device, np.float32, "plain", False, "full", sizes, 3)
 
 
+@pairs
+@SOME
+@pytest.mark.parametrize("time", [7, 24])
+@pytest.mark.parametrize("width", [5, 67])
+def test_blocks_of_steps(
+    dtype: Any,
+    cut: str,
+    reverse: bool,
+    broadcast: str,
+    time: int,
+    width: int,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks of 4 steps forward and 2 backward, and a rest, where programs have lanes of several lengths or of one."""
+    item = np.dtype(dtype).itemsize
+    monkeypatch.setitem(triton._AHEAD, "linear_scan", (4 * item, 2 * item))
+    monkeypatch.setattr(triton, "_REST", 2 * item)
+    check("linear", device, dtype, cut, reverse, broadcast, (width,), time)
+
+
+@pytest.mark.parametrize("width", [5, 67])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_segments_of_blocks(reverse: bool, width: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four segments, of which the last one is no block of steps; one sequence is empty."""
+    monkeypatch.setattr(triton, "_SHORTEST", 8)
+    monkeypatch.setattr(triton.launch, "multiprocessors", lambda x: 16)
+    monkeypatch.setitem(triton._AHEAD, "linear_scan", (16, 8))
+    check("linear", device, np.float32, "lengths", reverse, "full", (width,), 27)
+    check("linear", device, np.float32, "reset", reverse, "constant", (width,), 27)
+
+
 @both_kinds
 def test_no_step_and_one_step(kind: str, device: str) -> None:
     sizes = (5,) if kind == "linear" else (2, 3)
@@ -124,10 +156,16 @@ def test_no_step_and_one_step(kind: str, device: str) -> None:
                 assert torch.equal(last, h0) and not gradients[0].any()
 
 
-def test_real_numbers_of_one_segment_have_the_bits_of_the_cpu(device: str) -> None:
-    inputs = [torch.from_numpy(y) for y in scan_inputs("linear", 2, 50, (5,), np.float32)]
+@pytest.mark.parametrize("time", [0, 1, 31, 32, 50, 64, 135])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_real_numbers_of_one_segment_have_the_bits_of_the_cpu(
+    dtype: Any, time: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton, "_SHORTEST", 1000)
+    inputs = [torch.from_numpy(y) for y in scan_inputs("linear", 2, time, (5,), dtype)]
     expected = ops._forward(ops.LINEAR, ops.ScanForward(*inputs, False, None, None, None))
-    h, last = SCANS["linear"](*(y.to(device).expand(2, *y.shape[1:]) for y in inputs))
+    given = [y.to(device).expand(2, *y.shape[1:]) for y in inputs]
+    h, last = SCANS["linear"](*given)
     assert torch.equal(h.cpu(), expected[0]) and torch.equal(last.cpu(), expected[1])
 
 
@@ -176,3 +214,12 @@ def test_one_pass_where_lanes_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton._segment(ops.LINEAR, x, 132 * 64 // 2) == 8192
     assert triton._segment(ops.LINEAR, x, 132 * 64 // 2 - 1) < 8192
     assert triton._segment(ops.BLOCK, x[..., None], 132 * 64 - 1) < 8192
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128])
+def test_segments_are_whole_blocks(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton.launch, "multiprocessors", lambda x: 132)
+    block = triton._AHEAD["linear_scan"][0] // ops.carried(dtype).itemsize
+    for time, lanes in ((1000, 1000), (8191, 17), (65536, 640), (70, 4000)):
+        segment = triton._segment(ops.LINEAR, torch.empty(1, time, lanes, dtype=dtype, device="meta"), lanes)
+        assert segment >= triton._SHORTEST and segment % block == 0

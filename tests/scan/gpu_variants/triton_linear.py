@@ -6,6 +6,7 @@ from typing import Any
 
 import triton.language as tl
 
+OLDER_SPILL = {"linear_scan_fwd_kernel": 56}
 _FLAGS = {"reset": "*u8", "lengths": "*i64", "starts": "*i64"}
 _OPTIONS = {"num_warps": 2, "enable_fp_fusion": False}
 _NUMBERS = ("sequences", "time", "width", "segment", "segments", "direction")
@@ -31,7 +32,7 @@ def _variant(
 
 def _all(storage: str, state: str, flags: tuple[str, ...], whole: bool, UNROLL: int, **how: Any) -> list[Any]:
     """The four kernels; ``whole``: one segment with all gradients."""
-    ahead, back = {"UNROLL": UNROLL}, {"UNROLL": UNROLL // 2}
+    ahead, back = {"UNROLL": UNROLL, "REST": UNROLL // 4}, {"UNROLL": UNROLL // 2, "REST": UNROLL // 4}
     how = {"STATE": {"*fp32": tl.float32, "*fp64": tl.float64}[state], "LANES": 64, **how}
     rest = "none" if whole else state
     forward = {"a": None, "x": None, "h0": state, "carry": rest, "h": None, "last": state}
@@ -51,8 +52,8 @@ def _all(storage: str, state: str, flags: tuple[str, ...], whole: bool, UNROLL: 
 
 
 TRITON = [
-    *_all("*fp32", "*fp32", (), True, 16, COMPLEX=False),
-    *_all("*bf16", "*fp32", ("lengths",), False, 16, COMPLEX=False),
-    *_all("*fp64", "*fp64", ("reset",), True, 8, COMPLEX=False),
-    *_all("*fp64", "*fp64", ("reset", "starts"), False, 4, COMPLEX=True),
+    *_all("*fp32", "*fp32", (), True, 32, COMPLEX=False),
+    *_all("*bf16", "*fp32", ("lengths",), False, 32, COMPLEX=False),
+    *_all("*fp64", "*fp64", ("reset",), True, 16, COMPLEX=False),
+    *_all("*fp64", "*fp64", ("reset", "starts"), False, 8, COMPLEX=True),
 ]

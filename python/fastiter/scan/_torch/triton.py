@@ -37,7 +37,9 @@ _SHORTEST = 64
 #: Maximum lanes per program, and maximum bytes of a step's matrices in a program
 _LANES, _TILE = 64, 8192
 #: Bytes of one operand (or matrix element) that a lane prefetches, forward and backward, limited by registers
-_AHEAD = {"linear_scan": (64, 32), "block_scan": (8, 8)}
+_AHEAD = {"linear_scan": (128, 64), "block_scan": (8, 8)}
+#: The same of a linear scan for steps that do not exist in every lane of a program, and for less than a block
+_REST = 32
 
 
 class _Work(NamedTuple):
@@ -82,13 +84,15 @@ def _segment(scan: Scan, x: Tensor, lanes: int) -> int:
     """Return the steps per segment: all steps if there are enough lanes to saturate the memory bandwidth.
 
     A block scan needs a program for each multiprocessor. A lane of a linear scan always prefetches the next steps, so
-    programs for half of the multiprocessors suffice.
+    programs for half of the multiprocessors suffice. Its segments are multiples of the blocks of steps that the kernels
+    compute without masks, 32 or a power of two below.
     """
     time, programs = x.shape[1], launch.multiprocessors(x)
     enough = programs * _lanes(scan, x)
     if lanes >= (enough if scan.blocks else enough // 2) or lanes == 0:
         return max(1, time)
-    return max(_SHORTEST, -(-time // (4 * enough // lanes)))
+    unit = 1 if scan.blocks else max(1, _SHORTEST // 2)
+    return max(_SHORTEST, -(-time // (4 * enough // lanes * unit)) * unit)
 
 
 def _lanes(scan: Scan, x: Tensor) -> int:
@@ -121,7 +125,7 @@ def _launch(
     kernels = launch.triton_kernels(scan.name, "scan/triton_block" if scan.blocks else "scan/triton_linear")
     state = carried(x.dtype)
     ahead = _AHEAD[scan.name][direction.startswith("bwd")] // state.itemsize
-    blocks = {"K": x.shape[-1], "KP": _block_size(x)} if scan.blocks else {}
+    more = {"K": x.shape[-1], "KP": _block_size(x)} if scan.blocks else {"REST": _REST // state.itemsize}
     with launch.on(x):
         getattr(kernels, f"{scan.name}_{direction}_kernel")[(-(-lanes // _lanes(scan, x)),)](
             *[None if y is None else torch.view_as_real(y) if y.is_complex() else y for y in memory],
@@ -132,7 +136,7 @@ def _launch(
             COMPLEX=x.is_complex(),
             LANES=_lanes(scan, x),
             UNROLL=max(1, ahead),
-            **blocks,
+            **more,
             num_warps=4 if scan.blocks else 2,
             enable_fp_fusion=False,
         )
