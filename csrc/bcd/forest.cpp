@@ -54,7 +54,7 @@ std::vector<int32_t> breadth_first(const Graph& g) {
 }
 
 // The nodes of a block, by their positions in it, from the leaves to the roots, and their parents, -1 for roots. Nodes of
-// a cycle, and those that lead to one, are missing in `order`.
+// cycles, and of paths between cycles, are missing in `order`.
 struct Elimination {
     std::vector<int32_t> order, up;
 };
@@ -117,47 +117,47 @@ std::vector<int32_t> forest_partition(const Graph& g, const int32_t* order, bool
     return block;
 }
 
-Forests::Plan::Plan(const Trees& trees) {
+// The arrays of all blocks become one piece of memory: the first pass counts its bytes, the second one copies.
+void Forests::pack(const std::vector<Trees>& blocks) {
     int64_t bytes = 0;
-    const auto place = [&](const auto& array, auto*& to) { // counts the bytes first, then copies
+    const auto place = [&](const auto& array, auto*& to) {
         using T = typename std::remove_cvref_t<decltype(array)>::value_type;
-        if (memory.size()) {
-            T* const copy = reinterpret_cast<T*>(memory.data() + bytes);
+        if (memory_.size() && !array.empty()) {
+            T* const copy = reinterpret_cast<T*>(memory_.data() + bytes);
             std::copy(array.begin(), array.end(), copy);
-            to = array.empty() ? nullptr : copy;
+            to = copy;
         }
-        bytes += int64_t(array.size() * sizeof(T) + 63) / 64 * 64;
+        bytes += int64_t(array.size() * sizeof(T) + 7) / 8 * 8;
     };
-    arrays.size = int64_t(trees.node.size());
+    plans_.resize(blocks.size());
     for (int pass = 0; pass < 2; ++pass) {
-        if (pass) memory = fastiter::Block<>(bytes);
+        if (pass) memory_ = Block<>(bytes);
         bytes = 0;
-        place(trees.node, arrays.node);
-        place(trees.parent, arrays.parent);
-        place(trees.inverse, arrays.inverse);
-        place(trees.ratio, arrays.ratio);
-        place(trees.start, arrays.start);
-        place(trees.column, arrays.column);
-        place(trees.value, arrays.value);
+        for (size_t k = 0; k < blocks.size(); ++k) {
+            ForestState& plan = plans_[k];
+            plan.size = int64_t(blocks[k].node.size());
+            place(blocks[k].node, plan.node);
+            place(blocks[k].parent, plan.parent);
+            place(blocks[k].inverse, plan.inverse);
+            place(blocks[k].ratio, plan.ratio);
+            place(blocks[k].start, plan.start);
+            place(blocks[k].column, plan.column);
+            place(blocks[k].value, plan.value);
+            if (plan.parent) work_ = std::max(work_, plan.size);
+        }
     }
 }
 
 Forests::Forests(const Graph& graph, const int32_t* block, int32_t count) : g_(graph) {
     if (!block) return;
-    std::vector<std::vector<int32_t>> nodes(static_cast<size_t>(count));
-    for (int32_t i = 0; i < int32_t(graph.n); ++i) nodes[size_t(block[i])].push_back(i);
+    std::vector<Trees> blocks(static_cast<size_t>(count));
+    for (int32_t i = 0; i < int32_t(graph.n); ++i) blocks[size_t(block[i])].node.push_back(i);
     std::vector<int32_t> place(size_t(graph.n), -1);
-    for (std::vector<int32_t>& own : nodes) {
-        Trees trees;
-        trees.node = std::move(own);
-        if (!eliminate(trees, place, true)) (trees.start.empty() ? has_cycles_ : has_signs_) = true;
-        if (has_cycles_ || has_signs_) continue;
-        if (std::all_of(trees.parent.begin(), trees.parent.end(), [](int32_t p) { return p < 0; }))
-            trees.parent.clear();
-        else
-            work_ = std::max(work_, int64_t(trees.node.size()));
-        plans_.emplace_back(trees);
+    for (Trees& each : blocks) {
+        if (!eliminate(each, place, true)) (each.start.empty() ? has_cycles_ : has_signs_) = true;
+        if (std::all_of(each.parent.begin(), each.parent.end(), [](int32_t p) { return p < 0; })) each.parent.clear();
     }
+    if (!has_cycles_ && !has_signs_) pack(blocks);
 }
 
 // Orders the nodes of a block from the leaves to the roots, and eliminates them; place (n) is -1 before and after.
@@ -211,10 +211,10 @@ bool Forests::eliminate(Trees& trees, std::vector<int32_t>& place, bool with_ent
 }
 
 int64_t Forests::run(const double* b, double* x, int64_t first, int64_t count, const Team& team) const {
-    const fastiter::Block<double> work(work_);
+    const Block<double> work(work_);
     std::fill_n(work.data(), work_, 0.0);
     for (int64_t k = 0; k < count; ++k) {
-        ForestState p = plans_[size_t((first + k) % int64_t(plans_.size()))].arrays;
+        ForestState p = plans_[size_t((first + k) % int64_t(plans_.size()))];
         if (has_to_stop(team, p.size + (p.start ? p.start[p.size] : 0))) return k;
         p.b = b;
         p.x = x;

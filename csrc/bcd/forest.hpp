@@ -43,16 +43,12 @@ private:
         std::vector<int32_t> column;
         std::vector<double> value;
     };
-    // The same arrays in one piece of memory with 2 MB pages
-    struct Plan {
-        explicit Plan(const Trees& trees);
-        fastiter::Block<> memory;
-        ForestState arrays;
-    };
     bool eliminate(Trees& trees, std::vector<int32_t>& place, bool with_entries) const;
+    void pack(const std::vector<Trees>& blocks);
 
     Graph g_;
-    std::vector<Plan> plans_;
+    Block<> memory_; // the arrays of all plans, from 128 KB on in pages of 2 MB
+    std::vector<ForestState> plans_;
     int64_t work_ = 0; // size of the largest block with links
     bool has_cycles_ = false, has_signs_ = false;
 };

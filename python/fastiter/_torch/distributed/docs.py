@@ -25,7 +25,7 @@ PARTS = {
     "chunks": """
         chunks : int, optional
             The maximum number of chunks of the pipeline; by default 8 for each rank after the first, in ``linear_scan``
-            with at least 128 channels per chunk.
+            with at least 128 channels per chunk, and on two ranks with CPUs at least 4096 bytes of each step.
     """,
     "state": """
         state : Tensor or tuple of Tensor, optional

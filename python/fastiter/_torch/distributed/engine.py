@@ -113,8 +113,8 @@ class Call:
     early: bool = False
 
     def sends_early(self, line: Line) -> bool:
-        """Whether this rank sends the final states of its first chunk early. Its results are then the last ones."""
-        return self.early and not line.is_last and (line.is_first or len(self.chunks) == 1)
+        """Whether this rank sends the final states of its first chunk early. It then computes that chunk last."""
+        return self.early and self.affine is None and not line.is_last and (line.is_first or len(self.chunks) == 1)
 
 
 def computed_steps(

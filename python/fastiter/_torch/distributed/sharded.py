@@ -27,8 +27,6 @@ Exchange: TypeAlias = Literal["auto", "pipeline", "scan", "speculative"]
 R = TypeVar("R")
 #: Default number of chunks per rank after the first: filling and draining the pipeline then takes a ninth of the time.
 CHUNKS = 8
-#: Ranks that wait less for whole rows, whose states are sent early, than narrow chunks take longer
-_FEW = 3
 
 _UNTRACED: list[Callable[..., Any]] = []
 
@@ -190,11 +188,9 @@ def _call(request: Request, checked: Checked, kernels: Kernels | None, met: Meet
     if sum(steps > 0 for steps in met.steps) < 2:  # no two ranks can compute at the same time
         fewest, requested, early = 1, 1, False
     splits = function.splits(checked.tensors)
-    if kernels is not None and early:
-        fewest -= 1  # its first state is sent about twice as early
-        if line.size <= _FEW:
-            wide = kernels.wide // next(x for x in checked.tensors.values() if x is not None).element_size()
-            splits = [one if one.results == 0 else one._replace(smallest=wide) for one in splits]
+    if kernels is not None and early and line.size == 2:  # one rank waits less for whole rows than narrow chunks cost
+        wide = kernels.wide // next(x for x in checked.tensors.values() if x is not None).element_size()
+        splits = [one if one.results == 0 else one._replace(smallest=max(wide, 1)) for one in splits]
     default = CHUNKS * (line.size - 1)
     every = [one.sizes(one.paying(default) if requested is None else requested) for one in splits]
     chunks = max(every, key=len)  # the first with the maximum number of chunks

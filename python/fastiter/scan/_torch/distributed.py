@@ -22,8 +22,8 @@ from . import functional
 from .in_place import kernels
 from .ops import BLOCK, LINEAR, Scan, carried
 
-#: Channels of linear_scan per chunk: the minimum, two cache lines of float32, and the number from which several ranks
-#: are faster than one; with fewer channels the kernel reads only a small part of each row.
+#: Channels of linear_scan per chunk: the minimum, two cache lines of float32, and the number from which more than
+#: two ranks are faster than one; with fewer channels the kernel reads only a small part of each row.
 _UNIT, _SMALLEST = 32, 128
 
 
