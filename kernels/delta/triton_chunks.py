@@ -193,7 +193,7 @@ def delta_chunk_products_fwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """T of every chunk, X = T V, stored in the memory of e, and Y."""
+    """X = T V of every chunk, stored in the memory of e, and Y."""
     s, n, own, chunk = place(first, part, chunks)
     at = chunk * STEPS
     row, start, count = sequence(lengths, starts, s, time)

@@ -61,7 +61,7 @@ def delta_chunk_products_bwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """T of every chunk, R, stored in the memory of dv, and Z."""
+    """R of every chunk, stored in the memory of dv, and Z."""
     s, n, own, chunk = place(first, part, chunks)
     at = chunk * STEPS
     row, start, count = sequence(lengths, starts, s, time)
@@ -209,7 +209,7 @@ def delta_chunk_pairs_bwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Parts of dq, dk, dbeta and ddecay: those of what the factors of a chunk read of each other.
+    """The parts of dq, dk, dbeta and ddecay that come from what the factors of a chunk read of each other.
 
     `pairs` (line, head, 2, C, C) receives do e^T and -dv e^T, below the diagonal, times D diag(b), of which products
     with queries and keys are parts of dq and dk; `sums` (line, head, 2, C) receives parts of dbeta and ddecay.

@@ -2,9 +2,9 @@
 
 A lane computes its steps one after the other, UNROLL at a time, and prefetches the next ones before it computes: loads
 are always in flight, so that few lanes, in one pass over memory, saturate the bandwidth of a GPU. Blocks of steps that
-all lanes of a program have need no masks; the remaining steps run REST at a time, with masks. Products and sums are
-rounded as on the CPU if the launch disables their fusion. If there are several segments, their initial states `carry`
-come from a scan over the results of the summary kernels.
+all lanes of a program have need no masks; the remaining steps run REST at a time, with masks and fewer loads in flight.
+Products and sums are rounded as on the CPU if the launch disables their fusion. If there are several segments, their
+initial states `carry` come from a scan over the results of the summary kernels.
 
 The blocks move the pointers p_*, by nothing after the last block, which is loaded twice, as it would need masks
 otherwise. As the compiler cannot predict these moves, it adds a stride per step to one pointer of each array, instead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -148,13 +149,19 @@ def test_errors_in_the_memory_of_outputs(dtype: Any, V: int, device: str, halves
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cut", ["", "packed"])
 def test_scratch_memory_is_bounded(dtype: Any, cut: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All scratch memory of heads that are processed together is counted."""
+    """All scratch memory of heads that are processed together is counted, and released before that of the next ones."""
     allocated: dict[int, int] = {}
-    new = triton_chunks._Part.new
+    live, peak, new = [0], [0], triton_chunks._Part.new
+
+    def change(nbytes: int) -> None:
+        live[0] += nbytes
+        peak[0] = max(peak[0], live[0])
 
     def counted(part: Any, *shape: int, **options: Any) -> Any:
         memory = new(part, *shape, **options)
         allocated[part.first] = allocated.get(part.first, 0) + memory.nbytes
+        change(memory.nbytes)
+        weakref.finalize(memory, change, -memory.nbytes)
         return memory
 
     monkeypatch.setattr(triton_chunks._Part, "new", counted)
@@ -166,23 +173,27 @@ def test_scratch_memory_is_bounded(dtype: Any, cut: str, device: str, monkeypatc
         bounds = torch.tensor([0, 7, 260], device=device)
     how = (*triton.checked_method("auto", dtype, sizes_of(x, x, 24)), None, None, bounds)
 
-    def used() -> Iterator[dict[int, int]]:
-        for save in (False, True):
-            allocated.clear()
-            o, _, *saved = triton.forward(DeltaForward(x, x, x, beta, None, None, *how, save))
-            yield {**allocated}
+    def begin() -> None:
         allocated.clear()
+        peak[0] = 0
+
+    def used() -> Iterator[tuple[dict[int, int], int]]:
+        for save in (False, True):
+            begin()
+            o, _, *saved = triton.forward(DeltaForward(x, x, x, beta, None, None, *how, save))
+            yield {**allocated}, peak[0]
+        begin()
         triton.backward(DeltaBackward(x, x, beta, None, None, *saved, o, None, *how, 0b011111))
-        yield {**allocated}
+        yield {**allocated}, peak[0]
 
     monkeypatch.setattr(triton_chunks, "SCRATCH", 1 << 40)
-    whole = [memory[0] for memory in used()]
+    whole = [memory[0] for memory, _ in used()]
     for number, every in enumerate(whole):
         for scratch, parts in ((every, [0]), (every - 1, [0, 3]), (every // 5, [0, 1, 2, 3, 4]), (1, [0, 1, 2, 3, 4])):
             monkeypatch.setattr(triton_chunks, "SCRATCH", scratch)
-            memory = [*used()][number]
+            memory, most = [*used()][number]
             assert [*memory] == parts
-            assert max(memory.values()) <= max(scratch, every // 5)
+            assert max(memory.values()) <= most <= max(scratch, every // 5)
 
 
 def test_the_choice_of_products(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,14 +153,20 @@ def test_parts_of_the_heads_one_after_the_other(dtype: Any, device: str, gpu_ker
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("decay", ["scalar", "vector"])
 def test_scratch_memory_is_bounded(dtype: Any, decay: str, device: str, gpu_kernels: Any) -> None:
-    """All scratch memory of heads that are processed together is counted."""
+    """All scratch memory of heads that are processed together is counted, and released before that of the next ones."""
     used: list[int] = []
-    new, parts = chunks.Problem.new, chunks.Problem.parts
+    live, peak, new, parts = [0], [0], chunks.Problem.new, chunks.Problem.parts
+
+    def change(nbytes: int) -> None:
+        live[0] += nbytes
+        peak[0] = max(peak[0], live[0])
 
     def counted(problem: Any, *shape: int, **options: Any) -> Any:
         memory = new(problem, *shape, **options)
         if used:
             used[-1] += memory.nbytes
+            change(memory.nbytes)
+            weakref.finalize(memory, change, -memory.nbytes)
         return memory
 
     def in_parts(*arguments: Any) -> Iterator[Any]:
@@ -175,6 +182,7 @@ def test_scratch_memory_is_bounded(dtype: Any, decay: str, device: str, gpu_kern
 
     def scratch(limit: int) -> list[int]:
         used.clear()
+        peak[0] = 0
         gpu_kernels.setattr(chunks, "SCRATCH", limit)
         results(given)
         return used
@@ -183,7 +191,7 @@ def test_scratch_memory_is_bounded(dtype: Any, decay: str, device: str, gpu_kern
     assert scratch(max(forward, backward)) == [forward, backward]
     assert len(scratch(forward)) > 2  # backward in parts, too
     for limit in (forward, forward - 1, backward - 1, forward // 3, 1):
-        assert max(scratch(limit)) <= max(limit, backward // 3)  # three heads of q and k
+        assert max(*scratch(limit), peak[0]) <= max(limit, backward // 3)  # three heads of q and k
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])

@@ -82,14 +82,18 @@ def sizes_of(q: Tensor, k: Tensor, values: int) -> Sizes:
     return Sizes(batch, time, k.shape[2] if k.dim() == 5 else 1, heads, keys, values)
 
 
+#: The dtype of saved states by that of the signals, where they differ: as products of 16-bit signals round them
+STORED = {torch.float16: torch.bfloat16}
+
+
 def carried(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of states: float32 for 16-bit signals, else the signals' own."""
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
 def stored(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of saved states: bfloat16, as products round them, for 16-bit signals, else their own."""
-    return torch.bfloat16 if dtype.itemsize == 2 else dtype
+    """Return the dtype of saved states."""
+    return STORED.get(dtype, dtype)
 
 
 def rows_of(sizes: Sizes, cu_seqlens: Tensor | None) -> int:
@@ -112,12 +116,12 @@ def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tenso
     """Allocate the outputs, except ``out`` if it is given."""
     sizes, q = call.sizes, call.q
     rows, state = rows_of(sizes, call.cu_seqlens), sizes[3:]
-    o = empty(q, (*q.shape[:3], sizes.values)) if out is None else out
-    outputs = [o, empty(q, (rows, *state), dtype=carried(q.dtype))]
+    dtype = carried(q.dtype)
+    outputs = [empty(q, (*q.shape[:3], sizes.values)) if out is None else out, empty(q, (rows, *state), dtype=dtype)]
     if call.save:
         chosen = plan(call.method, call.chunk, sizes.factors)
         lines = chosen.saved_states(sizes, rows, call.cu_seqlens is not None)
-        outputs += [empty(q, call.v.shape), empty(q, (lines, *state), dtype=stored(q.dtype))]
+        outputs += [empty(q, call.v.shape), empty(q, (lines, *state), dtype=STORED.get(q.dtype, q.dtype))]
     return outputs
 
 

@@ -206,16 +206,19 @@ def forward(call: DeltaForward) -> list[Tensor]:
     size, keys = chunk_of(call.q.dtype), sizes.keys
     scratch = size * keys * call.q.dtype.itemsize + (0 if direct else _state_bytes(call))
     for part in _parts(work, call.q, scratch):
-        every["moved"] = part.new(size, keys, dtype=call.q.dtype)
-        every |= part.states(saving[1] if direct else None)
-        every["saved"] = saving[1] if saving and not direct else None
-        arguments = _chosen(every, "k v", "beta decay reset_row e moved chunks")
-        part.run("products_fwd", arguments, _TILED, every["chunks"])
-        arguments = _chosen(every, "k", "beta decay reset_row moved e last states state_heads saved periods")
-        part.run("states_fwd", arguments, f"{_TILED} PERIOD", 1)
-        arguments = _chosen(every, "q k", "beta decay reset_row e states state_heads o chunks")
-        part.run("outputs_fwd", arguments, _TILED, every["chunks"])
+        _forward_part(part, every, saving[1] if saving else None, direct)
     return outputs
+
+
+def _forward_part(part: _Part, every: dict[str, Any], saved: Tensor | None, direct: bool) -> None:
+    chunks, gates, size, keys = every["chunks"], "beta decay reset_row", chunk_of(part.like.dtype), part.work.sizes.keys
+    every = every | {"moved": part.new(size, keys, dtype=part.like.dtype), "saved": None if direct else saved}
+    every |= part.states(saved if direct else None)
+    part.run("products_fwd", _chosen(every, "k v", f"{gates} e moved chunks"), _TILED, chunks)
+    arguments = _chosen(every, "k", f"{gates} moved e last states state_heads saved periods")
+    part.run("states_fwd", arguments, f"{_TILED} PERIOD", 1)
+    arguments = _chosen(every, "q k", f"{gates} e states state_heads o chunks")
+    part.run("outputs_fwd", arguments, _TILED, chunks)
 
 
 def backward(call: DeltaBackward) -> list[Tensor]:

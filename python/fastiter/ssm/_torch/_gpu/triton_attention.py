@@ -96,12 +96,16 @@ def forward(call: AttentionForward) -> list[Tensor]:
         outputs[0].zero_()
     first = contiguous(call.state)
     for own, part in problem.parts(1, _weights_bytes(problem)):
-        o, last, saved = outputs[0][:, :, own], outputs[1][:, own], outputs[2][:, own] if call.save else None
-        states = part.new_states()
-        prepared = by_levels(part) if part.vector and part.rounded else part
-        states_of(prepared, None if first is None else first[:, own], states, saved, last)
-        outputs_of(prepared, states, o)
+        saved = outputs[2][:, own] if call.save else None
+        _forward_part(part, None if first is None else first[:, own], outputs[0][:, :, own], outputs[1][:, own], saved)
     return outputs
+
+
+def _forward_part(part: Problem, first: Tensor | None, o: Tensor, last: Tensor, saved: Tensor | None) -> None:
+    states = part.new_states()
+    prepared = by_levels(part) if part.vector and part.rounded else part
+    states_of(prepared, first, states, saved, last)
+    outputs_of(prepared, states, o)
 
 
 def states_for(part: Problem, saved: Tensor | None) -> Tensor:
@@ -212,15 +216,23 @@ def backward(call: AttentionBackward) -> list[Tensor]:
     needs = (gradients[3] is not None, gradients[4] is not None)
     for own, part in problem.parts(2, _weights_bytes(problem) + KeyGradients.nbytes(problem, *needs)):
         heads_o = None if d_o is None else d_o[:, :, own]
-        ends = (None if x is None else x[:, own] for x in (dlast, dfirst))
-        dstates = _state_gradients(part, heads_o, *ends)
-        if dv is not None:
-            value_gradients(part, heads_o, dstates, dv[:, :, own])
-        if any(gradients[i] is not None for i in (0, 1, 3, 4)):
-            to = KeyGradients.of(part, *needs)
-            key_gradients(part, heads_o, states_for(part, saved[:, own]), dstates, to)
-            _put(part, own, gradients, to)
+        heads_dlast, heads_dfirst = (None if x is None else x[:, own] for x in (dlast, dfirst))
+        dstates = _state_gradients(part, heads_o, heads_dlast, heads_dfirst)
+        _backward_part(part, own, heads_o, saved[:, own], dstates, gradients)
+        del dstates  # before the next part allocates its own
     return as_arguments(call, gradients)
+
+
+def _backward_part(
+    part: Problem, own: slice, d_o: Tensor | None, saved: Tensor, dstates: Tensor, gradients: list[Tensor | None]
+) -> None:
+    dv = gradients[2]
+    if dv is not None:
+        value_gradients(part, d_o, dstates, dv[:, :, own])
+    if any(gradients[i] is not None for i in (0, 1, 3, 4)):
+        to = KeyGradients.of(part, gradients[3] is not None, gradients[4] is not None)
+        key_gradients(part, d_o, states_for(part, saved), dstates, to)
+        _put(part, own, gradients, to)
 
 
 attention_fwd.on_cuda(forward)

@@ -13,7 +13,7 @@ from ...._torch.ops import contiguous, unit_stride
 from ...._torch.sequences import check_values
 from ..ops import GPU_TILE, computed, count_of, plain
 
-#: Bytes of scratch memory; calls that need more process the heads in several parts.
+#: Bytes of scratch memory, in low_rank those of the states alone; calls that need more process the heads in parts.
 SCRATCH = 1 << 29
 #: Precisions of products that round their operands to that of signals of 16 bits, and the steps of their chunks
 ROUNDED, LONG = ("bf16", "tf32"), GPU_TILE
