@@ -69,10 +69,29 @@ def our_logits(decoder: Any, sequence: Any, prompt: int) -> Any:
 
 
 def check_steps(decoder: Any, model: Any, whole: Any, sequence: Any, prompt: int) -> None:
-    """Compare with transformers in float64; ``model`` has the same numbers in float32."""
+    """Compare with transformers in float64; ``model`` has the same numbers in float32.
+
+    Where steps are ill-conditioned, the error of ``model`` may be small by luck. What a change of each parameter by at
+    most half a unit of float32 does is then the scale, too.
+    """
     ours, theirs = our_logits(decoder, sequence, prompt), their_logits(whole, sequence, prompt)
-    rounding = float((their_logits(model, sequence, prompt) - theirs).abs().max() / theirs.abs().max())
+
+    def error(logits: Any) -> float:
+        return float((logits - theirs).abs().max() / theirs.abs().max())
+
+    rounding = error(their_logits(model, sequence, prompt))
+    if error(ours) > TOLERANCE + MULTIPLE * rounding:
+        rounding = max(rounding, *(error(their_logits(rounded(whole, seed), sequence, prompt)) for seed in range(3)))
     check(ours, theirs, TOLERANCE + MULTIPLE * rounding)
+
+
+def rounded(whole: Any, seed: int) -> Any:
+    """Return a copy with each parameter changed at random by at most half a unit of float32."""
+    rng, result = torch.Generator().manual_seed(seed), copy.deepcopy(whole)
+    with torch.no_grad():
+        for x in result.parameters():
+            x.mul_(1 + 2**-24 * (2 * torch.rand(x.shape, generator=rng, dtype=x.dtype) - 1))
+    return result
 
 
 def check(ours: Any, theirs: Any, tolerance: float = TOLERANCE) -> None:
