@@ -200,10 +200,8 @@ def delta_chunk_products_fwd_kernel(
     if at < count:
         t, m, valid = factors(start, at, count, M, STEPS, C)
         f = tl.arange(0, C)
-        line, factor = (
-            (line_of(starts, s, start, time, STEPS) + chunk) * part + own,
-            ((row * time + t) * M + m) * heads + n,
-        )
+        line = (line_of(starts, s, start, time, STEPS) + chunk) * part + own
+        factor = ((row * time + t) * M + m) * heads + n
         at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
         b = tl.load(beta + factor, valid, 0).to(tl.float32)
         g = decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid)

@@ -206,7 +206,9 @@ def _call(request: Request, checked: Checked, kernels: Kernels | None, met: Meet
         named, cut = dict(zip(names, own, strict=True)), Sequences(reset, lengths, bounds)
         return function.run(named, as_state(state), cut, request.options)
 
-    call = Call(function.name, line, met.border, run, split, chunks, checked.default, None, kernels, bounds)
+    call = Call(
+        function.name, line, met.border, run, split, chunks, checked.default, None, kernels, bounds, early=early
+    )
     if function.maps is not None and (request.exchange == "scan" or is_few):
         maps = function.maps
 
@@ -215,7 +217,6 @@ def _call(request: Request, checked: Checked, kernels: Kernels | None, met: Meet
             return maps.transition(dict(zip(names, own, strict=True)), lengths, request.options)
 
         call.chunks, call.affine = [split.size], Affine(transition, met.is_open, maps.kind)
-    call.early = early and call.affine is None
     return call
 
 

@@ -207,26 +207,29 @@ def backward(call: AttentionBackward) -> list[Tensor]:
     if problem.rounded:
         problem = problem._replace(precision="tf32x3")
     d_o = None if call.dout is None else unit_stride(call.dout)
-    dlast, saved = contiguous(call.dlast), contiguous(call.states)
-    dv, dfirst = gradients[2], gradients[5]
+    dlast, saved, dv = contiguous(call.dlast), contiguous(call.states), gradients[2]
     if gradients[4] is not None:
         gradients[4] = problem.new(1, *gradients[4].shape[1:])
     if dv is not None and call.lengths is not None:
         dv.zero_()
     needs = (gradients[3] is not None, gradients[4] is not None)
     for own, part in problem.parts(2, _weights_bytes(problem) + KeyGradients.nbytes(problem, *needs)):
-        heads_o = None if d_o is None else d_o[:, :, own]
-        heads_dlast, heads_dfirst = (None if x is None else x[:, own] for x in (dlast, dfirst))
-        dstates = _state_gradients(part, heads_o, heads_dlast, heads_dfirst)
-        _backward_part(part, own, heads_o, saved[:, own], dstates, gradients)
-        del dstates  # before the next part allocates its own
+        heads_o, heads_dlast = None if d_o is None else d_o[:, :, own], None if dlast is None else dlast[:, own]
+        _backward_part(part, own, heads_o, heads_dlast, saved[:, own], gradients)
     return as_arguments(call, gradients)
 
 
 def _backward_part(
-    part: Problem, own: slice, d_o: Tensor | None, saved: Tensor, dstates: Tensor, gradients: list[Tensor | None]
+    part: Problem,
+    own: slice,
+    d_o: Tensor | None,
+    dlast: Tensor | None,
+    saved: Tensor,
+    gradients: list[Tensor | None],
 ) -> None:
-    dv = gradients[2]
+    """Write the gradients of the heads ``own``; the other tensors have these heads alone."""
+    dv, dfirst = gradients[2], gradients[5]
+    dstates = _state_gradients(part, d_o, dlast, None if dfirst is None else dfirst[:, own])
     if dv is not None:
         value_gradients(part, d_o, dstates, dv[:, :, own])
     if any(gradients[i] is not None for i in (0, 1, 3, 4)):
