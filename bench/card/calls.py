@@ -311,7 +311,11 @@ CALLS: dict[str, Call] = {
         HALF,
     ),
     "dplr_delta_rule": Call(
-        ("ssm/triton_low_rank", *ATTENTION), low_rank, ((1, 9, 1, 16),) * 6, ((8, 2048, 16, 64),) * 6, HALF
+        ("ssm/triton_low_rank", "ssm/triton_low_rank_chunks", *ATTENTION),
+        low_rank,
+        ((1, 9, 1, 16),) * 6,
+        ((8, 2048, 16, 64),) * 6,
+        HALF,
     ),
     "causal_conv1d": Call(
         ("ssm/triton_conv",),

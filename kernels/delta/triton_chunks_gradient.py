@@ -7,18 +7,15 @@ import triton.language as tl
 
 from ..common.triton_sequences import line_of, sequence
 from ..common.triton_states import between_before, last_of, load_lines, load_state
+from ..common.triton_tiles import dot, dot_parts, load_parts, store_parts
 from .triton_chunks import (
     add_parts,
     after,
     decays_of,
-    dot,
-    dot_parts,
     factors,
     inverse_of,
-    load_parts,
     place,
     products_of,
-    store_parts,
 )
 
 _SIZES = ["reset_row", "time", "chunks", "first", "part", "state_heads"]

@@ -206,8 +206,10 @@ def attention_fwd_kernel(
     v,
     decay,
     bonus,
+    w,
     states,
     weights,
+    w_weights,
     o,
     reset,
     lengths,
@@ -223,6 +225,9 @@ def attention_fwd_kernel(
     v_row: tl.int64,
     v_time: tl.int64,
     v_head: tl.int64,
+    w_row: tl.int64,
+    w_time: tl.int64,
+    w_head: tl.int64,
     decay_row: tl.int64,
     decay_time: tl.int64,
     decay_head: tl.int64,
@@ -246,7 +251,8 @@ def attention_fwd_kernel(
 ):
     """The outputs of a chunk, BV columns of them, from the state before it.
 
-    With VECTOR but without decays, the queries contain the decays since the start of their chunk.
+    With VECTOR but without decays, the queries contain the decays since the start of their chunk, and the values may
+    be those of two kinds of keys, v and w.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     program = tl.program_id(0).to(tl.int64)
@@ -280,5 +286,8 @@ def attention_fwd_kernel(
         else:
             P = with_decays(P, own, at_g, decay_time, at_reset, t, valid, scale, C, BEFORE, LOG, STATE)
         values = load_lines(at_v, v_time, t, valid, column_block, V, BV, STATE)
-        at_o = o + row * o_row + n * o_head
-        store_lines(at_o, o_time, t, valid, column_block, read + dot(P, values, PRECISION), V, BV)
+        read += dot(P, values, PRECISION)
+        if w is not None:
+            values = load_lines(w + row * w_row + n * w_head, w_time, t, valid, column_block, V, BV, STATE)
+            read += dot(tl.load(w_weights + chunk * C * C + i[:, None] * C + i[None, :]), values, PRECISION)
+        store_lines(o + row * o_row + n * o_head, o_time, t, valid, column_block, read, V, BV)

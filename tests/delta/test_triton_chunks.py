@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from fastiter.kernels.common import triton_tiles as tiles  # noqa: E402
 from fastiter.kernels.delta import triton_chunks as kernels  # noqa: E402
 from fastiter.kernels.delta import triton_chunks_gradient as gradient_kernels  # noqa: E402
 
@@ -49,8 +50,8 @@ def test_float32(B: int, T: int, N: int, K: int, V: int, M: int | None, gated: b
 def halves(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Any], ...]]:
     """Return a function that maps a dtype and sizes to (outputs and gradients, the same from the specification)."""
     if device == "cpu":
-        monkeypatch.setattr(kernels, "dot", rounded_dot)
-        monkeypatch.setattr(gradient_kernels, "dot", rounded_dot)
+        for module in (kernels, gradient_kernels, tiles):
+            monkeypatch.setattr(module, "dot", rounded_dot)
 
     def call(dtype: Any, T: int, K: int, V: int, M: int | None, gated: bool) -> tuple[list[Any], ...]:
         inputs = delta_inputs(1, T, 1, K, V, np.float32, M=M, gated=gated)
@@ -108,8 +109,8 @@ def test_heads_in_parts_and_every_run_have_the_same_bits(
 ) -> None:
     """If not all states fit into the scratch memory, heads are processed in parts; in 16 bits from the saved states."""
     if device == "cpu":
-        monkeypatch.setattr(kernels, "dot", rounded_dot)
-        monkeypatch.setattr(gradient_kernels, "dot", rounded_dot)
+        for module in (kernels, gradient_kernels, tiles):
+            monkeypatch.setattr(module, "dot", rounded_dot)
     arrays = delta_inputs(1, 33 if dtype == torch.float32 else 65, 3, 4, 3, np.float32)  # two chunks
     q, k, v, beta, state, decay = (None if x is None else torch.from_numpy(np.array(x)).to(device) for x in arrays)
     q, k, v, beta, decay = (None if x is None else x.to(dtype) for x in (q, k, v, beta, decay))

@@ -17,11 +17,15 @@ KERNELS = {
     ),
     "weights": ("q k decay bonus weights", "q k decay", "K BK C BEFORE VECTOR LOG STATE PRECISION"),
     "levels_fwd": (
-        "q k decay bonus weights reads writes totals",
-        "q k decay reads writes",
-        "K BK C BEFORE LEVELS LOG STATE PRECISION",
+        "q k b decay bonus weights b_weights reads writes b_writes totals",
+        "q k b decay reads writes b_writes",
+        "K BK C BEFORE VECTOR LEVELS LOG STATE PRECISION",
     ),
-    "fwd": ("q k v decay bonus states weights o", "q k v decay o", "K V BK BV C BEFORE VECTOR LOG STATE PRECISION"),
+    "fwd": (
+        "q k v w decay bonus states weights w_weights o",
+        "q k v w decay o",
+        "K V BK BV C BEFORE VECTOR LOG STATE PRECISION",
+    ),
     "bwd_states": (
         "q decay d_o dlast dstates dfirst",
         "q decay d_o",
@@ -40,7 +44,10 @@ KERNELS = {
 }
 #: Arguments in the dtype of the signals, and those in the dtype to which products round; the others have the dtype of
 #: the arithmetic.
-STORED, BETWEEN = ("q", "k", "v", "decay", "o", "d_o", "dv"), ("states", "weights", "reads", "writes")
+STORED = ("q", "k", "v", "a", "b", "decay", "o", "d_o", "dv")
+BETWEEN = ("states", "weights", "w_weights", "reads", "writes", "b_writes")
+#: The arguments of a second kind of keys and values, which the generalised delta rule has
+SECOND = {"levels_fwd": "b b_weights b_writes", "fwd": "w w_weights"}
 #: Strides between the lines of states
 LINES = {
     "states": ("from_line", "saved_line", "to_line"),
@@ -50,18 +57,26 @@ LINES = {
 
 
 def variant(
-    kernel: str, typed: tuple[str, dict[str, Any]], absent: str, cut: str, wide: bool = False, **how: Any
+    kernel: str,
+    typed: tuple[str, dict[str, Any]],
+    absent: str,
+    cut: str,
+    wide: bool = False,
+    two: bool = False,
+    **how: Any,
 ) -> tuple[Any, ...]:
     """A kernel for signals of a dtype; `cut` names the way in which rows are divided into sequences.
 
-    With `wide`, v, o and their gradients are float32 even if q is not, as in ssd and mLSTM.
+    With `wide`, v, o and their gradients are float32 even if q is not, as in ssd and mLSTM. With `two`, there are two
+    kinds of keys.
     """
     (dtype, constants), (memory, signals, names) = typed, KERNELS[kernel]
     constants = constants | how
+    absent = absent if two else f"{absent} {SECOND.get(kernel, '')}"
     state = "fp64" if dtype == "fp64" else "fp32"
     types = dict.fromkeys(STORED, dtype)
     if constants["PRECISION"] == "bf16":
-        types |= dict.fromkeys(BETWEEN, "bf16")
+        types |= dict.fromkeys(BETWEEN if constants["BEFORE"] else (*BETWEEN, "b_weights"), "bf16")
     if wide:
         types |= dict.fromkeys(("v", "decay", "o", "d_o", "dv"), "fp32")
     aligned = "" if kernel.startswith("bwd") else ":16"
@@ -73,7 +88,7 @@ def variant(
     signature |= dict.fromkeys(["reset_row", "time", "heads", "per_key"], "i64")
     if kernel != "states":
         signature["scale"] = "fp64"
-    tiled, options = tile_constants(kernel, constants)
+    tiled, options = tile_constants("two_levels_fwd" if two and kernel == "levels_fwd" else kernel, constants)
     chosen = {name: (constants | tiled)[name] for name in names.split()}
     chosen |= {name: None for name in (*memory.split(), *flags) if name not in signature}
     return f"attention_{kernel}_kernel", signature, chosen, options

@@ -10,7 +10,8 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from fastiter.kernels.ssm import triton_attention, triton_attention_levels, triton_chunks
+from fastiter.kernels.common import triton_tiles
+from fastiter.kernels.ssm import triton_attention, triton_attention_levels, triton_chunks, triton_low_rank_chunks
 
 _exact = triton_chunks.dot
 
@@ -37,5 +38,5 @@ def attention_dot(a, b, PRECISION: tl.constexpr):
 
 def attention_dots() -> Iterator[tuple[Any, str, Any]]:
     """Yield (module, name, function) to set for the interpreter of the kernels of linear attention."""
-    for module in (triton_attention, triton_attention_levels, triton_chunks):
+    for module in (triton_attention, triton_attention_levels, triton_chunks, triton_low_rank_chunks, triton_tiles):
         yield module, "dot", attention_dot

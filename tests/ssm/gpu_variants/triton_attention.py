@@ -17,6 +17,8 @@ NVIDIA = [
     variant("fwd", FLOAT, "bonus weights", "reset"),
     variant("fwd", BF16, "decay", "starts owner"),
     variant("fwd", OWN, "bonus decay", ""),
+    variant("fwd", OWN, "bonus decay", "", two=True),
+    variant("fwd", ("fp16", constants("fp16", 128, 128, True)), "bonus decay", "starts owner", two=True),
     variant("fwd", SHARED, "bonus weights", "", wide=True),
     variant("fwd", HALF, "weights", "reset"),
     variant("fwd", THREE, "", "starts owner"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from tests.ssm.attention_variants import BF16, OWN, constants, variant
+from tests.ssm.attention_variants import BF16, HALF, OWN, constants, variant
 
 #: TF32 exists on NVIDIA only.
 NVIDIA = [
     variant("levels_fwd", OWN, "bonus", ""),
     variant("levels_fwd", BF16, "", "starts owner reset"),
     variant("levels_fwd", ("fp16", constants("fp16", 128, 128, True, before=True)), "", "lengths"),
+    variant("levels_fwd", OWN, "bonus writes b_writes totals", "", two=True),
+    variant("levels_fwd", BF16, "bonus", "starts owner reset", two=True),
+    variant("levels_fwd", HALF, "bonus", "lengths reset", two=True),
 ]
 COUNTED = True

@@ -17,9 +17,8 @@ def _variant(kernel: str, typed: tuple[str, dict[str, Any]], absent: str, cut: s
     """A kernel for signals of a dtype; `cut` names the way in which rows are divided into sequences."""
     (dtype, constants), (memory, signals, lines) = typed, _MEMORY[kernel]
     state = "fp64" if dtype == "fp64" else "fp32"
-    stored = (*STORED, "a", "b")
     signature = {
-        name: f"*{dtype if name in stored else state}" for name in memory.split() if name not in absent.split()
+        name: f"*{dtype if name in STORED else state}" for name in memory.split() if name not in absent.split()
     }
     flags = {"reset": "*u8", "lengths": "*i64", "starts": "*i64"}
     signature |= {name: kind for name, kind in flags.items() if name in cut}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from fastiter.ssm._torch._gpu import triton_attention as triton  # noqa: E402
 from fastiter.ssm._torch._gpu import triton_chunks as chunks  # noqa: E402
 from tests.ssm.attention_calls import attention_inputs  # noqa: E402
 from tests.ssm.calls import assert_near, some_bounds, some_resets  # noqa: E402
+from tests.ssm.scratch import Scratch  # noqa: E402
 from tests.support.bfloat16_dots import attention_dots  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402
 
@@ -154,44 +154,21 @@ def test_parts_of_the_heads_one_after_the_other(dtype: Any, device: str, gpu_ker
 @pytest.mark.parametrize("decay", ["scalar", "vector"])
 def test_scratch_memory_is_bounded(dtype: Any, decay: str, device: str, gpu_kernels: Any) -> None:
     """All scratch memory of heads that are processed together is counted, and released before that of the next ones."""
-    used: list[int] = []
-    live, peak, new, parts = [0], [0], chunks.Problem.new, chunks.Problem.parts
-
-    def change(nbytes: int) -> None:
-        live[0] += nbytes
-        peak[0] = max(peak[0], live[0])
-
-    def counted(problem: Any, *shape: int, **options: Any) -> Any:
-        memory = new(problem, *shape, **options)
-        if used:
-            used[-1] += memory.nbytes
-            change(memory.nbytes)
-            weakref.finalize(memory, change, -memory.nbytes)
-        return memory
-
-    def in_parts(*arguments: Any) -> Iterator[Any]:
-        for part in parts(*arguments):
-            used.append(0)
-            yield part
-
-    gpu_kernels.setattr(chunks.Problem, "new", counted)
-    gpu_kernels.setattr(chunks.Problem, "parts", in_parts)
+    memory = Scratch(gpu_kernels)
     gpu_kernels.setattr(triton, "run", lambda *_: None)
     made = leaves((2, 130, 6, 24, 18), device, decay, shared=2)
     given = {n: x.detach().to(torch.float32 if n == "state" else dtype).requires_grad_() for n, x in made.items()}
 
     def scratch(limit: int) -> list[int]:
-        used.clear()
-        peak[0] = 0
-        gpu_kernels.setattr(chunks, "SCRATCH", limit)
+        memory.limit(limit)
         results(given)
-        return used
+        return memory.used
 
     forward, backward = scratch(1 << 40)
     assert scratch(max(forward, backward)) == [forward, backward]
     assert len(scratch(forward)) > 2  # backward in parts, too
     for limit in (forward, forward - 1, backward - 1, forward // 3, 1):
-        assert max(*scratch(limit), peak[0]) <= max(limit, backward // 3)  # three heads of q and k
+        assert max(*scratch(limit), memory.peak) <= max(limit, backward // 3)  # three heads of q and k
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])

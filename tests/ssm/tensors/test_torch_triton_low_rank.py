@@ -14,21 +14,27 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 import fastiter.torch  # noqa: E402
 from fastiter.ssm._torch import low_rank as functions  # noqa: E402
+from fastiter.ssm._torch._gpu import triton_attention as attention  # noqa: E402
 from fastiter.ssm._torch._gpu import triton_chunks as chunks  # noqa: E402
 from fastiter.ssm._torch._gpu import triton_low_rank as triton  # noqa: E402
 from tests.ssm.attention_calls import attention_inputs  # noqa: E402
 from tests.ssm.calls import assert_near, some_bounds, some_resets  # noqa: E402
+from tests.ssm.scratch import Scratch  # noqa: E402
+from tests.support.bfloat16_dots import attention_dots  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402
 
 dplr = fastiter.torch.ssm.dplr_delta_rule
 
 
 @pytest.fixture
-def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def gpu_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
     monkeypatch.setattr(functions.low_rank, "forward", triton.forward)
     monkeypatch.setattr(functions.low_rank, "backward", triton.backward)
     fill_new_tensors(monkeypatch)
+    if device == "cpu":
+        for changed in attention_dots():
+            monkeypatch.setattr(*changed)
     return monkeypatch
 
 
@@ -74,20 +80,91 @@ def test_outputs_and_gradients(
         assert_near(x.detach().cpu().numpy(), expected.detach().numpy(), dtype, 4 * int(np.prod(size)), name)
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype", "decay", "cut", "made"),
+    [
+        ((1, 34, 1, 33, 3), torch.bfloat16, "vector", "reset", {}),
+        ((2, 67, 1, 3, 34), torch.bfloat16, "any vector", "lengths", {"state": False}),
+        ((1, 70, 2, 3, 2), torch.bfloat16, "any scalar", "packed", {"shared": 2}),
+        ((1, 66, 1, 3, 2), torch.float16, "vector", "reset", {}),
+        ((1, 20, 1, 66, 17), torch.float16, "none", "", {}),
+        ((1, 18, 1, 129, 2), torch.bfloat16, "scalar", "", {}),
+    ],
+)
+def test_products_of_16_bits(
+    size: Any, dtype: Any, decay: str, cut: str, made: dict[str, Any], device: str, gpu_kernels: Any
+) -> None:
+    """Forward, operands are rounded to the precision of the signals, in chunks of 64 steps.
+
+    In a chunk, 10 products of rounded operands follow each other: L and M, two for each of the two sizes of blocks
+    joined in T, T M, Y, X, the state and o. Their errors are nearly independent, and decay from chunk to chunk no
+    faster than new ones arise. Gradients are computed in float32 from what the forward pass has saved.
+    """
+    made = dict(made)
+    how: dict[str, Any] = {"lengths": [size[1], 5]} if cut == "lengths" else {}
+    if cut == "packed":
+        how["cu_seqlens"], made["sequences"] = some_bounds(3, size[1]), 3
+    resets = {"reset": torch.from_numpy(some_resets(*size[:2]))} if cut == "reset" else {}
+    low = {
+        n: x.detach().to(torch.float32 if n == "state" else dtype)
+        for n, x in leaves(size, np.float32, decay, device, **made).items()
+    }
+    if "vector" in decay and "log_decay" in low:
+        low["log_decay"][:, 5::7] = -torch.inf  # decays of 0
+    given = {n: x.requires_grad_() for n, x in low.items()}
+    found = results(given, scale=0.7, **how, **{name: x.to(device) for name, x in resets.items()})
+    gpu_kernels.undo()
+    wide = {name: x.detach().cpu().double().requires_grad_() for name, x in given.items()}
+    exact = results(wide, scale=0.7, **how, **resets)
+    unit = torch.finfo(dtype).eps
+    tolerance = unit * (1 + (2 * 10 * -(-size[1] // 64)) ** 0.5 / 2)
+    for name, x, expected in zip(("o", "last", *given), found, exact, strict=True):
+        assert x.dtype == (given[name].dtype if name in given else {"o": dtype, "last": torch.float32}[name])
+        off, most = (
+            float((x.detach().cpu().double() - expected.detach()).abs().max()),
+            float(expected.detach().abs().max()),
+        )
+        assert off <= tolerance * most, (name, off, most)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_storage_types_and_parts_of_the_heads(dtype: Any, device: str, gpu_kernels: Any) -> None:
-    given = leaves((1, 18, 2, 3, 2), np.float64, "scalar", device, shared=1)
+def test_parts_of_the_heads_one_after_the_other(dtype: Any, device: str, gpu_kernels: Any) -> None:
+    """If not all states fit into the scratch memory, heads are processed in parts, with equal bits."""
+    time = 18 if dtype == torch.float64 else 34 if dtype == torch.float32 else 66  # two chunks
+    given = leaves((1, time, 2, 3, 2), np.float64, "scalar", device, shared=1)
     state = torch.promote_types(dtype, torch.float32)
     low = {n: x.detach().to(dtype if n != "state" else state) for n, x in given.items()}
     found = results({n: x.clone().requires_grad_() for n, x in low.items()})
-    if dtype.itemsize == 2:
-        wide = results({n: x.float().requires_grad_() for n, x in low.items()})
-        for x, expected in zip(found, wide, strict=True):
-            scale = max(float(expected.detach().abs().max()), 1.0)
-            assert float((x.detach().float() - expected.detach()).abs().max()) <= torch.finfo(x.dtype).eps * 8 * scale
+    alone = dplr(**low)
     gpu_kernels.setattr(chunks, "SCRATCH", 1)
     for x, expected in zip(results({n: x.clone().requires_grad_() for n, x in low.items()}), found, strict=True):
         assert x.isfinite().all() and torch.equal(x, expected)
+    for x, expected in zip(alone, found, strict=False):  # without saving w
+        assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("decay", ["scalar", "vector"])
+def test_scratch_memory_is_bounded(dtype: Any, decay: str, device: str, gpu_kernels: Any) -> None:
+    """All scratch memory of heads that are processed together is counted, and released before that of the next ones."""
+    for module in (triton, attention):
+        gpu_kernels.setattr(module, "run", lambda *_: None)
+    made = leaves((2, 130, 6, 24, 18), np.float32, decay, device)
+    low = {n: x.detach().to(torch.float32 if n == "state" else dtype) for n, x in made.items()}
+    memory = Scratch(gpu_kernels)
+
+    def peak(limit: int, needs: bool) -> int:
+        memory.limit(limit)
+        given = {n: x.clone().requires_grad_(needs) for n, x in low.items()}
+        results(given) if needs else dplr(**given)
+        return memory.peak
+
+    for needs in (False, True):
+        whole = peak(1 << 40, needs)
+        assert peak(2 * whole, needs) <= whole and len(memory.used) == 1 + needs  # one part forward, one backward
+        for limit in (whole, whole // 2, whole // 5):
+            assert peak(limit, needs) <= limit
+        assert len(memory.used) > 2
 
 
 def test_the_path_to_a_card() -> None:

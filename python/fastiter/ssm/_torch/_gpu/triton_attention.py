@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...._torch.ops import contiguous, unit_stride
@@ -50,19 +51,50 @@ def weights_of(problem: Problem) -> Tensor:
     return weights
 
 
-def by_levels(part: Problem) -> Problem:
-    """Return the problem with queries and keys that contain the decays within their chunks, and with the weights."""
+class Levels(NamedTuple):
+    """Signals of long chunks that contain decays, the weights (lines, N, C, C), and the products of chunks' decays."""
+
+    reads: Tensor
+    writes: Tensor | None
+    others: Tensor | None
+    weights: Tensor
+    other_weights: Tensor | None
+    totals: Tensor | None
+
+
+def levels_of(part: Problem, others: Tensor | None = None, writes: bool = True) -> Levels:
+    """Return the queries times the decays since the starts of their chunks, and the weights of the values.
+
+    With ``writes``, also the keys times the decays to the ends of their chunks. ``others`` are another kind of keys,
+    whose weights, in the dtype of the arithmetic if the queries read before their step, are those of other values.
+    """
     heads, steps, keys = part.v.shape[2], part.steps, part.sizes[0]
     lines = part.cut.lines(steps)
-    weights = part.new(lines, heads, steps, steps, dtype=part.stored)
-    reads, writes = (part.new(*part.v.shape[:3], keys, dtype=part.stored) for _ in range(2))
-    totals = part.new(lines, heads, keys)
-    signals = {"q": part.q, "k": part.k, "decay": part.decay, "reads": reads, "writes": writes}
-    others = {"bonus": part.bonus, "weights": weights, "totals": totals, "scale": part.scale}
-    arguments = {**signals, **others, **part.cut.memory(steps), **strides(**signals)}
-    run("levels_fwd", part, lines * heads, arguments, "heads per_key K BK C BEFORE LEVELS LOG STATE PRECISION")
+
+    def signal(needed: bool) -> Tensor | None:
+        return part.new(*part.v.shape[:3], keys, dtype=part.stored) if needed else None
+
+    def square(dtype: torch.dtype) -> Tensor:
+        return part.new(lines, heads, steps, steps, dtype=dtype)
+
+    reads, two = part.new(*part.v.shape[:3], keys, dtype=part.stored), others is not None
+    other_weights = square(part.state if part.before else part.stored) if two else None
+    totals = part.new(lines, heads, keys) if writes else None
+    found = Levels(reads, signal(writes), signal(two and writes), square(part.stored), other_weights, totals)
+    signals = {"q": part.q, "k": part.k, "b": others, "decay": part.decay}
+    signals |= {"reads": reads, "writes": found.writes, "b_writes": found.others}
+    memory = {"bonus": part.bonus, "weights": found.weights, "b_weights": other_weights, "totals": totals}
+    arguments = {**signals, **memory, **part.cut.memory(steps), **strides(**signals), "scale": part.scale}
+    names = "heads per_key K BK C BEFORE VECTOR LEVELS LOG STATE PRECISION"
+    run("levels_fwd", part, lines * heads, arguments, names, "two_levels_fwd" if two else None)
+    return found
+
+
+def by_levels(part: Problem, found: Levels) -> Problem:
+    """Return the problem with signals that contain decays, and with the weights."""
     cut = part.cut._replace(reset=None, reset_row=0)
-    return part._replace(q=reads, k=writes, decay=None, cut=cut, totals=totals, weights=weights)
+    k = part.k if found.writes is None else found.writes
+    return part._replace(q=found.reads, k=k, decay=None, cut=cut, totals=found.totals, weights=found.weights)
 
 
 def _weights_bytes(problem: Problem) -> int:
@@ -77,13 +109,15 @@ def _weights_bytes(problem: Problem) -> int:
     return signals * problem.stored.itemsize + lines * keys * problem.state.itemsize
 
 
-def outputs_of(part: Problem, states: Tensor | None, o: Tensor) -> None:
-    """Compute o from the states before all chunks; None means zeros."""
+def outputs_of(
+    part: Problem, states: Tensor | None, o: Tensor, w: Tensor | None = None, w_weights: Tensor | None = None
+) -> None:
+    """Compute o from the states before all chunks, None means zeros, and from other values ``w`` with their weights."""
     steps = part.steps
-    signals = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay}
+    signals = {"q": part.q, "k": part.k, "v": part.v, "w": w, "decay": part.decay}
     weights = weights_of(part) if part.vector and part.weights is None else part.weights
-    others = {"bonus": part.bonus, "states": states, "weights": weights, "o": o, "scale": part.scale}
-    arguments = {**signals, **others, **part.cut.memory(steps), **strides(**signals, o=o)}
+    memory = {"bonus": part.bonus, "states": states, "weights": weights, "w_weights": w_weights, "o": o}
+    arguments = {**signals, **memory, **part.cut.memory(steps), **strides(**signals, o=o), "scale": part.scale}
     programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("fwd")[1]
     run("fwd", part, programs, arguments, "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
 
@@ -103,7 +137,7 @@ def forward(call: AttentionForward) -> list[Tensor]:
 
 def _forward_part(part: Problem, first: Tensor | None, o: Tensor, last: Tensor, saved: Tensor | None) -> None:
     states = part.new_states()
-    prepared = by_levels(part) if part.vector and part.rounded else part
+    prepared = by_levels(part, levels_of(part)) if part.vector and part.rounded else part
     states_of(prepared, first, states, saved, last)
     outputs_of(prepared, states, o)
 

@@ -13,12 +13,12 @@ from ...._torch.ops import contiguous, unit_stride
 from ...._torch.sequences import check_values
 from ..ops import GPU_TILE, computed, count_of, plain
 
-#: Bytes of scratch memory, in low_rank those of the states alone; calls that need more process the heads in parts.
+#: Bytes of scratch memory; calls that need more process the heads in parts.
 SCRATCH = 1 << 29
 #: Precisions of products that round their operands to that of signals of 16 bits, and the steps of their chunks
 ROUNDED, LONG = ("bf16", "tf32"), GPU_TILE
 #: The precision of products by the dtype of the queries: TF32 has the 11 bits of float16, and the range of float32.
-_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "tf32"}
+PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "tf32"}
 #: Kernels that are not in triton_attention.py
 _MODULES = {
     "bwd_states": "triton_attention_gradient",
@@ -28,6 +28,8 @@ _MODULES = {
     "low_rank_inverse_fwd": "triton_low_rank",
     "low_rank_fwd": "triton_low_rank",
     "low_rank_bwd": "triton_low_rank",
+    "low_rank_products_fwd": "triton_low_rank_chunks",
+    "low_rank_states_fwd": "triton_low_rank_chunks",
 }
 
 
@@ -86,8 +88,12 @@ def tile_of(kernel: str, precision: str, double: bool, vector: bool, sizes: tupl
         tile, narrow = Tile(LONG, 64, 64, 4, 3), precision == "bf16"
         if kernel == "fwd":
             tile = Tile(LONG, 64 if narrow else 32, 64, 4 if narrow else 8)
-        elif kernel == "levels_fwd":
-            tile = Tile(LONG, 64 if narrow else 32, 64, 8)
+        elif kernel in ("levels_fwd", "two_levels_fwd"):
+            tile = Tile(LONG, 64 if narrow and kernel == "levels_fwd" else 32, 64, 8)
+        elif kernel == "low_rank_products_fwd":
+            tile = Tile(LONG, 64, 64, 4 if narrow else 8)
+        elif kernel == "low_rank_states_fwd":
+            tile = Tile(LONG, 128, 32, 8) if narrow else Tile(LONG, 64, 16, 8)
     else:
         rows, columns = (16, 16) if double else (32, 32) if precision == "tf32x3" else (16, 32)
         tile = Tile(16 if vector or double else 32, rows, columns, 8 if double else 4)
@@ -194,7 +200,7 @@ def problem_of(function: str, call: Any) -> Problem:
         decay = unit_stride(decay)
     signals = (unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), decay)
     bonus = contiguous(call.bonus)
-    cut, precision = cut_of(function, call), _PRECISIONS.get(call.q.dtype, "ieee")
+    cut, precision = cut_of(function, call), PRECISIONS.get(call.q.dtype, "ieee")
     return Problem(*signals, bonus, call.form == 1, call.scale, cut, bonus is not None, precision)
 
 
@@ -207,15 +213,17 @@ def strides(**signals: Tensor | None) -> dict[str, int]:
     return arguments
 
 
-def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any], names: str) -> None:
-    """Launch a kernel with the constants in ``names``."""
+def run(
+    kernel: str, problem: Problem, programs: int, arguments: dict[str, Any], names: str, tile_of: str | None = None
+) -> None:
+    """Launch a kernel with the constants in ``names``, and with the tile of ``tile_of`` if that is not its own name."""
     import triton.language as tl
 
     if not programs:
         return
     module = _MODULES.get(kernel, "triton_attention")
     keys, values = problem.sizes
-    tile, double = problem.tile_of(kernel), problem.state == torch.float64
+    tile, double = problem.tile_of(tile_of or kernel), problem.state == torch.float64
     constants = {
         "K": keys,
         "V": values,
@@ -234,7 +242,7 @@ def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any],
     every = {**constants, "heads": heads, "per_key": heads // problem.q.shape[2]}
     chosen = {name: every[name] for name in names.split()}
     with launch.on(problem.v):
-        family = "" if module == "triton_low_rank" else "attention_"
+        family = "" if module.startswith("triton_low_rank") else "attention_"
         function = getattr(launch.triton_kernels("linear_attention", f"ssm/{module}"), f"{family}{kernel}_kernel")
         options = {"num_warps": tile.warps} | ({"num_stages": tile.stages} if tile.stages else {})
         function[(programs,)](**arguments, **chosen, **options, enable_fp_fusion=True)
