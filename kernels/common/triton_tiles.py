@@ -22,8 +22,16 @@ def solved(system, C: tl.constexpr, PRECISION: tl.constexpr):
     """(I + system)^-1 of a strictly lower triangular system (C, C), in blocks of 16 that are joined to larger ones"""
     B: tl.constexpr = C // 16
     row, column = tl.arange(0, B)[:, None, None, None], tl.arange(0, B)[None, None, :, None]
-    i, j = tl.arange(0, 16)[None, :, None], tl.arange(0, 16)[None, None, :]
     unsolved = tl.sum(tl.where(row == column, tl.reshape(system, (B, 16, B, 16)), 0.0), 2)
+    return joined(unsolved, system, C, PRECISION)
+
+
+@triton.jit
+def joined(unsolved, system, C: tl.constexpr, PRECISION: tl.constexpr):
+    """(I + system)^-1, where `unsolved` (C / 16, 16, 16) contains the blocks on the diagonal"""
+    B: tl.constexpr = C // 16
+    row, column = tl.arange(0, B)[:, None, None, None], tl.arange(0, B)[None, None, :, None]
+    i, j = tl.arange(0, 16)[None, :, None], tl.arange(0, 16)[None, None, :]
     blocks = tl.where(i == j, 1.0, unsolved * 0.0)
     for r in range(1, 16):
         line = tl.sum(tl.where(i == r, unsolved, 0.0), 1)
