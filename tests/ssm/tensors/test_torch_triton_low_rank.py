@@ -105,10 +105,8 @@ def test_products_of_16_bits(
     if cut == "packed":
         how["cu_seqlens"], made["sequences"] = some_bounds(3, size[1]), 3
     resets = {"reset": torch.from_numpy(some_resets(*size[:2]))} if cut == "reset" else {}
-    low = {
-        n: x.detach().to(torch.float32 if n == "state" else dtype)
-        for n, x in leaves(size, np.float32, decay, device, **made).items()
-    }
+    low = leaves(size, np.float32, decay, device, **made)
+    low = {n: x.detach() if n in ("state", "decay") else x.detach().to(dtype) for n, x in low.items()}
     if "vector" in decay and "log_decay" in low:
         low["log_decay"][:, 5::7] = -torch.inf  # decays of 0
     given = {n: x.requires_grad_() for n, x in low.items()}
