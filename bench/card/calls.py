@@ -311,11 +311,14 @@ CALLS: dict[str, Call] = {
         HALF,
     ),
     "dplr_delta_rule": Call(
-        ("ssm/triton_low_rank", "ssm/triton_low_rank_chunks", *ATTENTION),
+        ("ssm/triton_low_rank", "ssm/triton_low_rank_chunks", "ssm/triton_attention_levels", *ATTENTION),
         low_rank,
         ((1, 9, 1, 16),) * 6,
         ((8, 2048, 16, 64),) * 6,
         HALF,
+    ),
+    "dplr_delta_rule in float32": Call(
+        ("ssm/triton_low_rank", *ATTENTION), low_rank, ((1, 9, 1, 16),) * 6, ((8, 2048, 16, 64),) * 6
     ),
     "causal_conv1d": Call(
         ("ssm/triton_conv",),

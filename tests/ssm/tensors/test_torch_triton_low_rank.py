@@ -19,7 +19,7 @@ from fastiter.ssm._torch._gpu import triton_chunks as chunks  # noqa: E402
 from fastiter.ssm._torch._gpu import triton_low_rank as triton  # noqa: E402
 from tests.ssm.attention_calls import attention_inputs  # noqa: E402
 from tests.ssm.calls import assert_near, some_bounds, some_resets  # noqa: E402
-from tests.ssm.scratch import Scratch  # noqa: E402
+from tests.ssm.tensors.scratch import Scratch  # noqa: E402
 from tests.support.bfloat16_dots import attention_dots  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402
 
