@@ -2,6 +2,7 @@
 
 python -m tests.gpu.emulator.recurrence                      the table of docs/gpu.md
 python -m tests.gpu.emulator.recurrence --record FILE.json   with the latencies measured on a card
+python -m tests.gpu.emulator.recurrence --no-clusters        with blocks that exchange states through memory
 python -m tests.gpu.emulator.recurrence --widths 64 --waits  what a step waits for
 """
 
@@ -60,9 +61,9 @@ def problem_of(cell: str, width: int, backward: bool, batch: int = BATCH, units:
     return Problem(cell, width, max(1, units // width), batch, 2, True, backward, plain=True)
 
 
-def planned(problem: Problem) -> Plan | None:
-    """Return the launcher's plan for an H100."""
-    return plan(problem, DEVICES["H100"])
+def planned(problem: Problem, clusters: bool = True) -> Plan | None:
+    """Return the launcher's plan for an H100, or for one without ``clusters``."""
+    return plan(problem, DEVICES["H100"], clusters)
 
 
 def kernel_arguments(stem: str, kernel: str) -> list[tuple[str, str]]:
@@ -152,14 +153,14 @@ def simulate(problem: Problem, its: Plan, latencies: Latencies | None = None, sa
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
-def row(width: int, latencies: Latencies, cell: str = "lstm") -> tuple[str, list[Step | None]]:
+def row(width: int, latencies: Latencies, cell: str, clusters: bool) -> tuple[str, list[Step | None]]:
     """Return a width's row, and the steps: forward without gradients, forward with gradients, and backward."""
     steps: list[Step | None] = []
     for backward, save in ((False, False), (False, True), (True, True)):
         problem = problem_of(cell, width, backward)
-        its = planned(problem)
+        its = planned(problem, clusters)
         steps.append(None if its is None else simulate(problem, its, latencies, save))
-    its = planned(problem_of(cell, width, False))
+    its = planned(problem_of(cell, width, False), clusters)
     if its is None or None in steps:
         return f"| {width} | a product and a cell a step | | | | |", steps
     forward, saving, back = (step for step in steps if step is not None)
@@ -188,13 +189,14 @@ def main() -> None:
     parser.add_argument("--cell", choices=sorted(CELLS), default="lstm")
     parser.add_argument("--record", type=Path, help="bench/results/<card>.json, whose latencies are taken")
     parser.add_argument("--memory", type=float, help="cycles of a load from memory")
+    parser.add_argument("--no-clusters", action="store_true", help="as before compute capability 9.0")
     parser.add_argument("--waits", action="store_true", help="what each step waits for, in cycles")
     given = parser.parse_args()
     latencies = Latencies() if given.record is None else Latencies.of_record(given.record)
     latencies = latencies if given.memory is None else replace(latencies, memory=given.memory)
     print(HEADER)
     for width in given.widths:
-        text, steps = row(width, latencies, given.cell)
+        text, steps = row(width, latencies, given.cell, not given.no_clusters)
         print(text, flush=True)
         for step in steps if given.waits else []:
             if step is not None:
