@@ -188,29 +188,39 @@ bool Forests::eliminate(Trees& trees, std::vector<int32_t>& place, bool with_ent
             if (j != i && g_.value[e] != 0 && other >= 0) f(other);
         }
     });
-    if (order.size() < nodes.size()) { // the remaining nodes contain a cycle
-        for (int32_t i : nodes) place[size_t(i)] = -1;
-        return false;
+    bool is_positive = false;
+    if (order.size() == nodes.size()) { // else the remaining nodes contain a cycle
+        std::vector<int32_t> position(nodes.size());
+        for (size_t p = 0; p < order.size(); ++p) position[size_t(order[p])] = int32_t(p);
+        trees.parent.resize(nodes.size());
+        for (size_t p = 0; p < order.size(); ++p) {
+            const int32_t parent = up[size_t(order[p])];
+            trees.node[p] = nodes[size_t(order[p])];
+            trees.parent[p] = parent < 0 ? -1 : position[size_t(parent)];
+        }
+        is_positive = factor(trees, place, with_entries);
     }
-    std::vector<int32_t> position(nodes.size());
-    for (size_t p = 0; p < order.size(); ++p) position[size_t(order[p])] = int32_t(p);
-    const size_t size = nodes.size();
-    trees.parent.resize(size);
+    for (int32_t i : nodes) place[size_t(i)] = -1;
+    return is_positive;
+}
+
+// Computes the pivots of nodes in the order of elimination, and copies the entries outside the block, whose place is -1.
+// Returns whether all pivots are positive.
+bool Forests::factor(Trees& trees, const std::vector<int32_t>& place, bool with_entries) const {
+    const size_t size = trees.node.size();
     trees.inverse.assign(size, 0);
     trees.ratio.assign(size, 0);
     trees.start.assign(1, 0);
     std::vector<double> pivot(size, 0);
     bool is_positive = true;
     for (size_t p = 0; p < size; ++p) {
-        const int32_t i = nodes[size_t(order[p])], parent = up[size_t(order[p])];
-        trees.node[p] = i;
-        trees.parent[p] = parent < 0 ? -1 : position[size_t(parent)];
+        const int32_t i = trees.node[p], parent = trees.parent[p];
         double link = 0;
         for (int64_t e = g_.start[i]; e < g_.start[i + 1]; ++e) {
             const int32_t j = g_.column[e];
             if (j == i)
                 pivot[p] += g_.value[e];
-            else if (parent >= 0 && j == nodes[size_t(parent)])
+            else if (parent >= 0 && j == trees.node[size_t(parent)])
                 link = g_.value[e];
             else if (with_entries && place[size_t(j)] < 0) {
                 trees.column.push_back(j);
@@ -220,10 +230,9 @@ bool Forests::eliminate(Trees& trees, std::vector<int32_t>& place, bool with_ent
         is_positive = is_positive && pivot[p] > 0;
         trees.inverse[p] = 1 / pivot[p];
         trees.ratio[p] = link / pivot[p];
-        if (parent >= 0) pivot[size_t(trees.parent[p])] -= link * trees.ratio[p];
+        if (parent >= 0) pivot[size_t(parent)] -= link * trees.ratio[p];
         trees.start.push_back(int64_t(trees.column.size()));
     }
-    for (int32_t i : nodes) place[size_t(i)] = -1;
     return is_positive;
 }
 
