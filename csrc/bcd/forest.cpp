@@ -11,32 +11,45 @@ namespace {
 
 class UnionFind { // with path halving
 public:
-    explicit UnionFind(int64_t n) : parent_(size_t(n)) { std::iota(parent_.begin(), parent_.end(), 0); }
+    explicit UnionFind(int64_t n) : parent_(size_t(n)) { reset(); }
     int32_t root(int32_t i) {
         while (parent_[size_t(i)] != i) i = parent_[size_t(i)] = parent_[size_t(parent_[size_t(i)])];
         return i;
     }
     void join(int32_t i, int32_t j) { parent_[size_t(root(i))] = root(j); }
-    void reset(int32_t i) { parent_[size_t(i)] = i; }
+    void reset() { std::iota(parent_.begin(), parent_.end(), 0); }
 
 private:
     std::vector<int32_t> parent_;
 };
 
-// Whether node i can join the trees of its neighbours in the block: no two neighbours may be in the same tree.
-template <class InBlock>
-bool joins(const Graph& g, UnionFind& trees, int32_t i, std::vector<int32_t>& roots, InBlock in) {
-    roots.clear();
-    for (int64_t e = g.start[i]; e < g.start[i + 1]; ++e) {
-        const int32_t j = g.column[e];
-        if (j == i || g.value[e] == 0 || !in(j)) continue;
-        const int32_t root = trees.root(j);
-        if (std::find(roots.begin(), roots.end(), root) != roots.end()) return false;
-        roots.push_back(root);
+// Finds the trees that a node would link. `stamp` (n) holds, for each root, the last node that found it.
+struct Joins {
+    const Graph& graph;
+    UnionFind trees;
+    std::vector<int32_t> stamp, roots;
+
+    explicit Joins(const Graph& g) : graph(g), trees(g.n), stamp(size_t(g.n), -1) {}
+
+    void reset() {
+        trees.reset();
+        std::fill(stamp.begin(), stamp.end(), -1);
     }
-    for (int32_t root : roots) trees.join(root, i);
-    return true;
-}
+
+    // Whether node i can join the trees of its neighbours in the block: no two neighbours may be in the same tree.
+    template <class InBlock> bool join(int32_t i, InBlock in) {
+        roots.clear();
+        for (int64_t e = graph.start[i]; e < graph.start[i + 1]; ++e) {
+            const int32_t j = graph.column[e];
+            if (j == i || graph.value[e] == 0 || !in(j)) continue;
+            const int32_t root = trees.root(j);
+            if (std::exchange(stamp[size_t(root)], i) == i) return false;
+            roots.push_back(root);
+        }
+        for (int32_t root : roots) trees.join(root, i);
+        return true;
+    }
+};
 
 std::vector<int32_t> breadth_first(const Graph& g) {
     std::vector<int32_t> order;
@@ -92,29 +105,31 @@ template <class Links> Elimination from_leaves(size_t n, Links links) {
 
 } // namespace
 
+// One pass: each node finds the blocks that refuse it among those of its neighbours. All blocks share one union-find, as
+// only nodes of one block are joined.
 std::vector<int32_t> forest_partition(const Graph& g, const int32_t* order, bool edges) {
-    std::vector<int32_t> block(size_t(g.n), -1), left, later, roots;
+    std::vector<int32_t> block(size_t(g.n), -1), refused_by(size_t(g.n), -1), nodes;
     if (order)
-        left.assign(order, order + g.n);
+        nodes.assign(order, order + g.n);
     else
-        left = breadth_first(g);
-    for (int32_t id = 0; !left.empty(); ++id) {
-        UnionFind trees(g.n);
-        later.clear();
-        const auto in = [&](int32_t j) { return block[size_t(j)] == id; };
-        for (int32_t i : left) {
-            bool fits = true;
-            if (edges)
-                fits = joins(g, trees, i, roots, in);
-            else
-                for (int64_t e = g.start[i]; e < g.start[i + 1] && fits; ++e)
-                    fits = g.column[e] == i || g.value[e] == 0 || !in(g.column[e]);
-            if (fits)
-                block[size_t(i)] = id;
-            else
-                later.push_back(i);
-        }
-        left.swap(later);
+        nodes = breadth_first(g);
+    Joins joins(g);
+    for (int32_t i : nodes) {
+        const auto each_neighbour = [&](auto f) {
+            for (int64_t e = g.start[i]; e < g.start[i + 1]; ++e)
+                if (const int32_t j = g.column[e]; j != i && g.value[e] != 0 && block[size_t(j)] >= 0) f(j);
+        };
+        each_neighbour([&](int32_t j) {
+            if (!edges || std::exchange(joins.stamp[size_t(joins.trees.root(j))], i) == i)
+                refused_by[size_t(block[size_t(j)])] = i;
+        });
+        int32_t first = 0;
+        while (refused_by[size_t(first)] == i) ++first;
+        if (edges)
+            each_neighbour([&](int32_t j) {
+                if (block[size_t(j)] == first) joins.trees.join(j, i);
+            });
+        block[size_t(i)] = first;
     }
     return block;
 }
@@ -173,29 +188,39 @@ bool Forests::eliminate(Trees& trees, std::vector<int32_t>& place, bool with_ent
             if (j != i && g_.value[e] != 0 && other >= 0) f(other);
         }
     });
-    if (order.size() < nodes.size()) { // the remaining nodes contain a cycle
-        for (int32_t i : nodes) place[size_t(i)] = -1;
-        return false;
+    bool is_positive = false;
+    if (order.size() == nodes.size()) { // else the remaining nodes contain a cycle
+        std::vector<int32_t> position(nodes.size());
+        for (size_t p = 0; p < order.size(); ++p) position[size_t(order[p])] = int32_t(p);
+        trees.parent.resize(nodes.size());
+        for (size_t p = 0; p < order.size(); ++p) {
+            const int32_t parent = up[size_t(order[p])];
+            trees.node[p] = nodes[size_t(order[p])];
+            trees.parent[p] = parent < 0 ? -1 : position[size_t(parent)];
+        }
+        is_positive = factor(trees, place, with_entries);
     }
-    std::vector<int32_t> position(nodes.size());
-    for (size_t p = 0; p < order.size(); ++p) position[size_t(order[p])] = int32_t(p);
-    const size_t size = nodes.size();
-    trees.parent.resize(size);
+    for (int32_t i : nodes) place[size_t(i)] = -1;
+    return is_positive;
+}
+
+// Computes the pivots of nodes in the order of elimination, and copies the entries outside the block, whose place is -1.
+// Returns whether all pivots are positive.
+bool Forests::factor(Trees& trees, const std::vector<int32_t>& place, bool with_entries) const {
+    const size_t size = trees.node.size();
     trees.inverse.assign(size, 0);
     trees.ratio.assign(size, 0);
     trees.start.assign(1, 0);
     std::vector<double> pivot(size, 0);
     bool is_positive = true;
     for (size_t p = 0; p < size; ++p) {
-        const int32_t i = nodes[size_t(order[p])], parent = up[size_t(order[p])];
-        trees.node[p] = i;
-        trees.parent[p] = parent < 0 ? -1 : position[size_t(parent)];
+        const int32_t i = trees.node[p], parent = trees.parent[p];
         double link = 0;
         for (int64_t e = g_.start[i]; e < g_.start[i + 1]; ++e) {
             const int32_t j = g_.column[e];
             if (j == i)
                 pivot[p] += g_.value[e];
-            else if (parent >= 0 && j == nodes[size_t(parent)])
+            else if (parent >= 0 && j == trees.node[size_t(parent)])
                 link = g_.value[e];
             else if (with_entries && place[size_t(j)] < 0) {
                 trees.column.push_back(j);
@@ -205,10 +230,9 @@ bool Forests::eliminate(Trees& trees, std::vector<int32_t>& place, bool with_ent
         is_positive = is_positive && pivot[p] > 0;
         trees.inverse[p] = 1 / pivot[p];
         trees.ratio[p] = link / pivot[p];
-        if (parent >= 0) pivot[size_t(trees.parent[p])] -= link * trees.ratio[p];
+        if (parent >= 0) pivot[size_t(parent)] -= link * trees.ratio[p];
         trees.start.push_back(int64_t(trees.column.size()));
     }
-    for (int32_t i : nodes) place[size_t(i)] = -1;
     return is_positive;
 }
 
@@ -228,10 +252,10 @@ int64_t Forests::run(const double* b, double* x, int64_t first, int64_t count, c
 
 int64_t Forests::run_greedy(double* x, double* gradient, int64_t count, int64_t* sizes, const Team& team) const {
     const size_t n = size_t(g_.n);
-    std::vector<int32_t> place(n, -1), order(n), roots;
+    std::vector<int32_t> place(n, -1), order(n);
     std::vector<uint8_t> in_block(n);
     std::vector<double> work;
-    UnionFind trees(g_.n);
+    Joins joins(g_);
     for (int64_t step = 0; step < count; ++step) {
         if (has_to_stop(team, 20 * g_.n)) return step;
         std::iota(order.begin(), order.end(), 0);
@@ -240,10 +264,10 @@ int64_t Forests::run_greedy(double* x, double* gradient, int64_t count, int64_t*
             return a > c || (a == c && i < j);
         });
         std::fill(in_block.begin(), in_block.end(), uint8_t(0));
-        for (size_t i = 0; i < n; ++i) trees.reset(int32_t(i));
+        joins.reset();
         Trees block;
         for (int32_t i : order)
-            if (joins(g_, trees, i, roots, [&](int32_t j) { return in_block[size_t(j)] != 0; })) {
+            if (joins.join(i, [&](int32_t j) { return in_block[size_t(j)] != 0; })) {
                 in_block[size_t(i)] = 1;
                 block.node.push_back(i);
             }

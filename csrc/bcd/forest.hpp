@@ -44,6 +44,7 @@ private:
         std::vector<double> value;
     };
     bool eliminate(Trees& trees, std::vector<int32_t>& place, bool with_entries) const;
+    bool factor(Trees& trees, const std::vector<int32_t>& place, bool with_entries) const;
     void pack(const std::vector<Trees>& blocks);
 
     Graph g_;

@@ -54,6 +54,19 @@ def test_each_step_solves_its_block(seed: int) -> None:
             assert np.allclose(after(A, b, step + 1, **how).value, x, rtol=1e-10, atol=1e-12)
 
 
+def test_blocks_of_dense_matrices_and_stars() -> None:
+    A, b = graph(31, 1.0)
+    for blocks, size in (("red-black", 1), ("trees", 2)):
+        member = np.arange(31) // size
+        assert np.array_equal(after(A, b, 45, blocks=blocks).value, after(A, b, 45, blocks=member).value)
+    dense = np.diag(np.full(31, 31.0))
+    dense[30, :30] = dense[:30, 30] = 1.0  # the centre is the last node
+    star, leaves = sp.csr_array(dense), (np.arange(31) < 30).astype(int)
+    assert np.allclose(after(star, b, 1, blocks="trees").value, np.linalg.solve(dense, b), rtol=1e-13)
+    found = after(star, b, 3, blocks="red-black")  # breadth first from node 0, a leaf
+    assert np.array_equal(found.value, after(star, b, 3, blocks=1 - leaves).value)
+
+
 def tree(shape: str, n: int) -> Any:
     """Return the parents of nodes 1 to n - 1, which come before them in `order`, and that order."""
     rng = np.random.default_rng(n)

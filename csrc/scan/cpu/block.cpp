@@ -6,7 +6,8 @@ namespace {
 
 // One step of several groups: h = A state + x, which becomes the next state. `width` counts reals.
 template <class T, bool Complex> struct AnyBlock {
-    static void step(int64_t K, const T* A, const T* x, T* h, T* state, int64_t width, bool, bool) {
+    static int64_t ahead(int64_t, int64_t) { return 0; }
+    static void step(int64_t K, const T* A, const T* x, T* h, T* state, int64_t width, int64_t, bool) {
         using Number = Scalar<T, Complex>;
         constexpr int64_t E = Number::size;
         Number next[16];
@@ -30,7 +31,9 @@ template <class T, bool Complex, int K> struct VectorBlock {
     static constexpr int parts = B::parts, M = B::M;
     static constexpr int64_t size = parts * lanes<T>; // reals per iteration
 
-    static void step(int64_t, const T* A, const T* x, T* h, T* state, int64_t width, bool backwards, bool stream) {
+    static int64_t ahead(int64_t step, int64_t line) { return B::ahead(step, line); }
+
+    static void step(int64_t, const T* A, const T* x, T* h, T* state, int64_t width, int64_t ahead, bool stream) {
         if (const int64_t before = stream ? numbers_before_line<T>(h, width, K * B::E) : 0) {
             some(A, x, h, state, before, stream);
             A += before * K;
@@ -40,12 +43,12 @@ template <class T, bool Complex, int K> struct VectorBlock {
             width -= before;
         }
         const int64_t whole = width / size;
-        backwards = backwards && !B::large;
+        const bool backwards = ahead < 0 && !B::large;
         if (width % size)
             some(A + whole * size * K, x + whole * size, h + whole * size, state + whole * size, width % size, stream);
         int64_t c = backwards ? (whole - 1) * size : 0;
         for (int64_t i = 0; i < whole; ++i, c += backwards ? -size : size) {
-            B::fetch_next(A + c * K, backwards);
+            B::fetch_next(A + c * K, ahead);
             some(A + c * K, x + c, h + c, state + c, size, stream);
         }
     }
@@ -91,6 +94,7 @@ template <class T, class Block> void forward(const BlockScan<T>& p, Team team) {
     for (int64_t u = units.first; u < units.last; ++u) {
         const Sequence q = sequence(p.shape, u / units.blocks);
         const int64_t column = u % units.blocks * units.width, width = min_of(units.width, columns - column);
+        const int64_t ahead = Block::ahead(p.shape.reverse ? -p.A.time : p.A.time, width * p.K);
         T* state = p.last + q.index * columns + column;
         begin_state(p.first ? p.first + q.index * columns + column : nullptr, state, width);
         for (int64_t k = 0; k < q.steps; ++k) {
@@ -106,7 +110,7 @@ template <class T, class Block> void forward(const BlockScan<T>& p, Team team) {
                     put_up_to(h + c, v, n, stream);
                 });
             else
-                Block::step(p.K, at(p.A, q, t, column * p.K), x, h, state, width, p.shape.reverse, stream);
+                Block::step(p.K, at(p.A, q, t, column * p.K), x, h, state, width, ahead, stream);
         }
         zero_padding(p.shape, p.h, q, column, width);
     }

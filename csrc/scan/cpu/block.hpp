@@ -84,16 +84,19 @@ template <class T, bool Complex, int K> struct Blocks {
     // Copies number J of each group to all positions of the group (for K > W, within the vector).
     template <int J> static FASTITER_INLINE vec<T> spread(vec<T> v) { return shuffles::spread<E, M, J>(v, all); }
 
-    // Backwards in time, small matrices are read in descending order, as one stream for the hardware prefetcher. Large
-    // ones are not: each is read in ascending order anyway, so descending order gives no stream; ascending order makes
-    // all matrices of a line one stream.
+    // If later steps have lower addresses, the matrices of a line are read in descending order too, as one stream for the
+    // hardware prefetcher. Matrices of 1 KB and more are long streams themselves, which are read in ascending order.
     static constexpr bool large = K * K * E * sizeof(T) >= 1024;
-    static FASTITER_INLINE void fetch_next(const T* A, bool backwards) {
-        constexpr int size = K * parts * lanes<T>;
-        constexpr int64_t distance = max_of(int64_t(2 * size), kAheadBytes / int64_t(sizeof(T)));
-        const int64_t next = backwards && !large ? -distance : distance;
+
+    // Prefetch distance in reals, for lines of `line` reals that follow each other at a distance of `step` reals
+    static int64_t ahead(int64_t step, int64_t line) {
+        constexpr int64_t distance = max_of(int64_t(2 * K * parts * lanes<T>), kAheadBytes / int64_t(sizeof(T)));
+        if (step >= 0) return distance;
+        return large ? step * ceil_div(distance, line) : -distance;
+    }
+    static FASTITER_INLINE void fetch_next(const T* A, int64_t ahead) {
 #pragma GCC unroll 8
-        for (int i = 0; i < K * parts; ++i) fetch(A + next + i * lanes<T>);
+        for (int i = 0; i < K * parts; ++i) fetch(A + ahead + i * lanes<T>);
     }
 
     // Loads vector i of the matrix rows of `count` numbers, zero-filled beyond them.

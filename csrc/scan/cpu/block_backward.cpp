@@ -12,7 +12,8 @@ template <class T> struct Step {
     T *dx, *dA, *carry;       // dx and dA may be null: not requested
     bool adds;                // accumulates into dA
     bool begins;              // reset: no contribution from the previous step
-    bool backwards, stream, stream_matrices;
+    int64_t ahead;            // prefetch distance
+    bool stream, stream_matrices;
 
     Step at(int64_t c, int64_t K) const {
         Step s = *this;
@@ -27,6 +28,7 @@ template <class T> struct Step {
 };
 
 template <class T, bool Complex> struct AnyBlock {
+    static int64_t ahead(int64_t, int64_t) { return 0; }
     static void step(int64_t K, const Step<T>& s, int64_t width) {
         using Number = Scalar<T, Complex>;
         constexpr int64_t E = Number::size;
@@ -61,18 +63,20 @@ template <class T, bool Complex, int K> struct VectorBlock {
     static constexpr int parts = B::parts, M = B::M, E = B::E, W = B::W;
     static constexpr int64_t size = parts * lanes<T>; // reals per iteration
 
+    static int64_t ahead(int64_t step, int64_t line) { return B::ahead(step, line); }
+
     static void step(int64_t, const Step<T>& s, int64_t width) {
         if (s.begins) return AnyBlock<T, Complex>::step(K, s, width);
         const int64_t whole = width / size;
         if constexpr (parts == 1) // else `size` is one block
             if (width % size) some(s.at(whole * size, K), width % size);
-        const bool backwards = s.backwards && !B::large;
+        const bool backwards = s.ahead < 0 && !B::large;
         int64_t c = backwards ? (whole - 1) * size : 0;
         for (int64_t i = 0; i < whole; ++i, c += backwards ? -size : size) some(s.at(c, K), size);
     }
 
     static FASTITER_INLINE void some(const Step<T>& s, int64_t n) {
-        B::fetch_next(s.A, s.backwards);
+        B::fetch_next(s.A, s.ahead);
         vec<T> l[parts], next[parts];
         for (int u = 0; u < parts; ++u) {
             const int64_t c = u * lanes<T>;
@@ -158,13 +162,13 @@ template <class T, class Block> struct Backward {
         const int64_t matrix = column * p.K, size = width * p.K;
         T* carry = p.dfirst + q.index * columns() + column;
         begin_state(p.dlast ? p.dlast + q.index * columns() + column : nullptr, carry, width);
+        const int64_t direction = p.shape.reverse ? 1 : -1, ahead = Block::ahead(direction * p.A.time, size);
         if (over_time()) {
             fill_zero(together, size);
             fill_zero(sum_of(q) + matrix, size);
         }
         for (int64_t k = 0; k < q.steps; ++k) {
             if (k % 16 == 0 && has_to_stop(team, 32 * width * p.K)) return;
-            const int64_t direction = p.shape.reverse ? 1 : -1;
             const int64_t t = p.shape.reverse ? k : q.steps - 1 - k;
             Step<T> s{at(p.A, q, t, matrix),
                       nullptr,
@@ -174,7 +178,7 @@ template <class T, class Block> struct Backward {
                       carry,
                       sums(),
                       false,
-                      !p.shape.reverse,
+                      ahead,
                       stream,
                       stream_matrices};
             if (k + 1 < q.steps)
