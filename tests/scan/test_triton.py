@@ -126,7 +126,7 @@ def test_blocks_of_steps(
     """Blocks of 4 steps forward and 2 backward, and a rest, where programs have lanes of several lengths or of one."""
     item = np.dtype(dtype).itemsize
     monkeypatch.setitem(triton._AHEAD, "linear_scan", (4 * item, 2 * item))
-    monkeypatch.setattr(triton, "_REST", 2 * item)
+    monkeypatch.setattr(triton, "_REST", (2 * item, 2 * item))
     check("linear", device, dtype, cut, reverse, broadcast, (width,), time)
 
 

@@ -33,7 +33,7 @@ def _variant(
 
 def _all(storage: str, state: str, flags: tuple[str, ...], whole: bool, UNROLL: int, **how: Any) -> list[Any]:
     """The four kernels; ``whole``: one segment with all gradients."""
-    ahead, back = {"UNROLL": UNROLL, "REST": UNROLL // 4}, {"UNROLL": UNROLL // 2, "REST": UNROLL // 4}
+    ahead, back = {"UNROLL": UNROLL, "REST": UNROLL // 2}, {"UNROLL": UNROLL // 2, "REST": UNROLL // 4}
     how = {"STATE": {"*fp32": tl.float32, "*fp64": tl.float64}[state], "LANES": 64, **how}
     rest = "none" if whole else state
     forward = {"a": None, "x": None, "h0": state, "carry": rest, "h": None, "last": state}

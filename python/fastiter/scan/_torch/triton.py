@@ -39,7 +39,7 @@ _LANES, _TILE = 64, 8192
 #: Bytes of one operand (or matrix element) that a lane prefetches, forward and backward, limited by registers
 _AHEAD = {"linear_scan": (128, 64), "block_scan": (8, 8)}
 #: The same of a linear scan for steps that do not exist in every lane of a program, and for less than a block
-_REST = 32
+_REST = (64, 32)
 
 
 class _Work(NamedTuple):
@@ -124,8 +124,9 @@ def _launch(
 
     kernels = launch.triton_kernels(scan.name, "scan/triton_block" if scan.blocks else "scan/triton_linear")
     state = carried(x.dtype)
-    ahead = _AHEAD[scan.name][direction.startswith("bwd")] // state.itemsize
-    more = {"K": x.shape[-1], "KP": _block_size(x)} if scan.blocks else {"REST": _REST // state.itemsize}
+    is_backward = direction.startswith("bwd")
+    ahead = _AHEAD[scan.name][is_backward] // state.itemsize
+    more = {"K": x.shape[-1], "KP": _block_size(x)} if scan.blocks else {"REST": _REST[is_backward] // state.itemsize}
     with launch.on(x):
         getattr(kernels, f"{scan.name}_{direction}_kernel")[(-(-lanes // _lanes(scan, x)),)](
             *[None if y is None else torch.view_as_real(y) if y.is_complex() else y for y in memory],
