@@ -31,9 +31,11 @@ def _variant(
     return f"linear_scan_{kernel}_kernel", signature, absent | how, _OPTIONS
 
 
-def _all(storage: str, state: str, flags: tuple[str, ...], whole: bool, UNROLL: int, **how: Any) -> list[Any]:
+def _all(
+    storage: str, state: str, flags: tuple[str, ...], whole: bool, UNROLL: int, REST: int, **how: Any
+) -> list[Any]:
     """The four kernels; ``whole``: one segment with all gradients."""
-    ahead, back = {"UNROLL": UNROLL, "REST": UNROLL // 2}, {"UNROLL": UNROLL // 2, "REST": UNROLL // 4}
+    ahead, back = {"UNROLL": UNROLL, "REST": REST}, {"UNROLL": UNROLL // 2, "REST": REST // 2}
     how = {"STATE": {"*fp32": tl.float32, "*fp64": tl.float64}[state], "LANES": 64, **how}
     rest = "none" if whole else state
     forward = {"a": None, "x": None, "h0": state, "carry": rest, "h": None, "last": state}
@@ -53,8 +55,9 @@ def _all(storage: str, state: str, flags: tuple[str, ...], whole: bool, UNROLL: 
 
 
 TRITON = [
-    *_all("*fp32", "*fp32", (), True, 32, COMPLEX=False),
-    *_all("*bf16", "*fp32", ("lengths",), False, 32, COMPLEX=False),
-    *_all("*fp64", "*fp64", ("reset",), True, 16, COMPLEX=False),
-    *_all("*fp64", "*fp64", ("reset", "starts"), False, 8, COMPLEX=True),
+    *_all("*fp32", "*fp32", (), True, 32, 16, COMPLEX=False),
+    *_all("*bf16", "*fp32", ("lengths",), False, 32, 16, COMPLEX=False),
+    *_all("*fp32", "*fp32", ("reset", "starts"), False, 16, 16, COMPLEX=False),
+    *_all("*fp64", "*fp64", ("reset",), True, 16, 8, COMPLEX=False),
+    *_all("*fp64", "*fp64", ("reset", "starts"), False, 8, 4, COMPLEX=True),
 ]

@@ -126,6 +126,8 @@ def _launch(
     state = carried(x.dtype)
     is_backward = direction.startswith("bwd")
     ahead = _AHEAD[scan.name][is_backward] // state.itemsize
+    if work.reset is not None and state.itemsize == 4:  # masks of resets take registers, too
+        ahead //= 2
     more = {"K": x.shape[-1], "KP": _block_size(x)} if scan.blocks else {"REST": _REST[is_backward] // state.itemsize}
     with launch.on(x):
         getattr(kernels, f"{scan.name}_{direction}_kernel")[(-(-lanes // _lanes(scan, x)),)](
