@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.ssm.attention_variants import BF16, HALF, OWN, constants, variant
+from tests.ssm.attention_variants import BF16, OWN, SHARED, constants, variant
 
 #: TF32 exists on NVIDIA only.
 NVIDIA = [
@@ -11,6 +11,7 @@ NVIDIA = [
     variant("levels_fwd", ("fp16", constants("fp16", 128, 128, True, before=True)), "", "lengths"),
     variant("levels_fwd", OWN, "bonus writes b_writes totals", "", two=True),
     variant("levels_fwd", BF16, "bonus", "starts owner reset", two=True),
-    variant("levels_fwd", HALF, "bonus", "lengths reset", two=True),
+    variant("levels_fwd", SHARED, "bonus", "lengths reset", two=True),
+    variant("levels_fwd", ("fp16", constants("fp16", 128, 128, True, before=True)), "bonus", "lengths reset", two=True),
 ]
 COUNTED = True

@@ -88,8 +88,10 @@ def tile_of(kernel: str, precision: str, double: bool, vector: bool, sizes: tupl
         tile, narrow = Tile(LONG, 64, 64, 4, 3), precision == "bf16"
         if kernel == "fwd":
             tile = Tile(LONG, 64 if narrow else 32, 64, 4 if narrow else 8)
-        elif kernel in ("levels_fwd", "two_levels_fwd"):
-            tile = Tile(LONG, 64 if narrow and kernel == "levels_fwd" else 32, 64, 8)
+        elif kernel == "levels_fwd":
+            tile = Tile(LONG, 64 if narrow else 32, 64, 8)
+        elif kernel == "two_levels_fwd":
+            tile = Tile(LONG, 32 if narrow and sizes[0] > 32 else 16, 64, 8)
         elif kernel == "low_rank_products_fwd":
             tile = Tile(LONG, 64, 64, 4 if narrow else 8)
         elif kernel == "low_rank_states_fwd":
