@@ -87,7 +87,7 @@ def test_outputs_and_gradients(
         ((2, 67, 1, 3, 34), torch.bfloat16, "any vector", "lengths", {"state": False}),
         ((1, 70, 2, 3, 2), torch.bfloat16, "any scalar", "packed", {"shared": 2}),
         ((1, 66, 1, 3, 2), torch.float16, "vector", "reset", {}),
-        ((1, 20, 1, 66, 17), torch.float16, "none", "", {}),
+        ((1, 20, 1, 66, 66), torch.float16, "none", "", {}),
         ((1, 18, 1, 129, 2), torch.bfloat16, "scalar", "", {}),
     ],
 )
@@ -129,7 +129,8 @@ def test_products_of_16_bits(
 def test_parts_of_the_heads_one_after_the_other(dtype: Any, device: str, gpu_kernels: Any) -> None:
     """If not all states fit into the scratch memory, heads are processed in parts, with equal bits."""
     time = 18 if dtype == torch.float64 else 34 if dtype == torch.float32 else 66  # two chunks
-    given = leaves((1, time, 2, 3, 2), np.float64, "scalar", device, shared=1)
+    heads, shared = (4, 2) if dtype == torch.float64 else (2, 1)
+    given = leaves((1, time, heads, 3, 2), np.float64, "scalar", device, shared=shared)
     state = torch.promote_types(dtype, torch.float32)
     low = {n: x.detach().to(dtype if n != "state" else state) for n, x in given.items()}
     found = results({n: x.clone().requires_grad_() for n, x in low.items()})

@@ -169,15 +169,17 @@ class Problem(NamedTuple):
         """The dtype of what is stored between kernels to be rounded by products."""
         return torch.bfloat16 if self.precision == "bf16" else self.state
 
-    def parts(self, states: int, others: int = 0) -> Iterator[tuple[slice, Problem]]:
+    def parts(self, states: int, others: int = 0, together: int = 1) -> Iterator[tuple[slice, Problem]]:
         """Yield slices of the heads and their problems, such that their scratch memory has at most SCRATCH bytes.
 
-        For each head it is ``states`` states at each chunk, and ``others`` bytes.
+        For each head it is ``states`` states at each chunk, and ``others`` bytes. ``together`` heads, or those of a key,
+        are not separated.
         """
         heads, per_key = self.v.shape[2], self.v.shape[2] // self.q.shape[2]
         keys, values = self.sizes
         each = states * self.cut.lines(self.steps) * keys * values * self.stored.itemsize + others
-        step = max(1, SCRATCH // max(each * per_key, 1)) * per_key
+        group = max(per_key, together)
+        step = max(1, SCRATCH // max(each * group, 1)) * group
         for first in range(0, heads, step):
             own = slice(first, min(first + step, heads))
             shared = slice(own.start // per_key, own.stop // per_key)

@@ -242,7 +242,7 @@ def backward(call: LowRankBackward) -> list[Tensor]:
     else:
         dstate.copy_(dlast)
     needs_decay = gradients[3] is not None
-    for own, _ in pairs.q_k.parts(3, _backward_bytes(pairs.q_k, needs_decay)):
+    for own, _ in pairs.q_k.parts(3, _backward_bytes(pairs.q_k, needs_decay), per_key):
         heads_o = None if d_o is None else d_o[:, :, own]
         _put(
             gradients,
