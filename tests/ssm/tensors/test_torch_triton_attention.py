@@ -173,16 +173,23 @@ def test_scratch_memory_is_bounded(dtype: Any, decay: str, device: str, gpu_kern
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 def test_storage_types(stored: Any, device: str, gpu_kernels: Any) -> None:
-    """Products round to the precision of the signals: results are close to those of the widened inputs."""
-    given = leaves((1, 18, 2, 5, 3), device, "scalar", bonus=True, shared=2)
+    """Products round to the precision of the signals: results are close to those of the widened inputs.
+
+    Gradients of float32 inputs are computed in float32.
+    """
+    size = (1, 18, 2, 5, 3)
+    given = leaves(size, device, "scalar", bonus=True, shared=2)
     exact = ("bonus", "state")
     low = {n: (x.detach() if n in exact else x.detach().to(stored)).requires_grad_() for n, x in given.items()}
-    wide = {n: x.detach().float().requires_grad_() for n, x in low.items()}
-    for x, expected in zip(results(low), results(wide), strict=True):
+    wide = results({n: x.detach().float().requires_grad_() for n, x in low.items()})
+    for name, x, expected in zip(("o", "last", *given), results(low), wide, strict=True):
+        if name in exact:
+            assert_near(x.cpu().numpy(), expected.cpu().numpy(), np.float32, 4 * int(np.prod(size)), name)
         scale = max(float(expected.detach().abs().max()), 1.0)
         assert float((x.detach().float() - expected.detach()).abs().max()) <= torch.finfo(stored).eps * 4 * scale
-    k = low["k"].detach().float().requires_grad_()
-    assert results({**low, "k": k})[3].dtype == torch.float32
+    found = results({**low, "k": low["k"].detach().float().requires_grad_()})[3]
+    assert found.dtype == torch.float32
+    assert_near(found.cpu().numpy(), wide[3].cpu().numpy(), np.float32, 4 * int(np.prod(size)), "k")
 
 
 def test_gradients_of_the_state_alone_and_of_few_arguments(device: str, gpu_kernels: Any) -> None:
