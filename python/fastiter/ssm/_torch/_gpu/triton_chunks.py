@@ -172,8 +172,8 @@ class Problem(NamedTuple):
     def parts(self, states: int, others: int = 0, together: int = 1) -> Iterator[tuple[slice, Problem]]:
         """Yield slices of the heads and their problems, such that their scratch memory has at most SCRATCH bytes.
 
-        For each head it is ``states`` states at each chunk, and ``others`` bytes. ``together`` heads, or those of a key,
-        are not separated.
+        For each head it is ``states`` states at each chunk, and ``others`` bytes. ``together`` heads, or those of one
+        key, are not separated.
         """
         heads, per_key = self.v.shape[2], self.v.shape[2] // self.q.shape[2]
         keys, values = self.sizes
