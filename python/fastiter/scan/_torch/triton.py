@@ -126,7 +126,7 @@ def _launch(
     state = carried(x.dtype)
     is_backward = direction.startswith("bwd")
     ahead = _AHEAD[scan.name][is_backward] // state.itemsize
-    if work.reset is not None and state.itemsize == 4:  # masks of resets take registers, too
+    if work.reset is not None and state.itemsize == 4 and not scan.blocks:  # masks of resets take registers, too
         ahead //= 2
     more = {"K": x.shape[-1], "KP": _block_size(x)} if scan.blocks else {"REST": _REST[is_backward] // state.itemsize}
     with launch.on(x):
